@@ -1,0 +1,235 @@
+"""What current torch, setuptools and transformers broke in the host packages, and the mends.
+
+Each mend uses a door that torch or the host itself leaves open; none replaces a host's function.
+:func:`apply` runs at ``import mmdiverse``, the process group is the launch tools' affair.
+"""
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from importlib.metadata import PackageNotFoundError, distribution
+from importlib.util import find_spec
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+
+def apply() -> list[str]:
+    """Applies every mend that this environment needs.
+
+    Returns:
+        list[str]: Names of the mends applied by this call; a second call finds nothing to do.
+    """
+    mends = (allow_checkpoint_globals, register_config_package, disable_broken_multimodal)
+    return [mend.__name__ for mend in mends if mend()]
+
+
+def _history_statistic(owner: type, name: str) -> Callable:
+    """Stands in for ``getattr`` in a checkpoint: hands out the statistics of HistoryBuffer only."""
+    from mmengine.logging import HistoryBuffer
+
+    if owner is not HistoryBuffer or name not in ('min', 'max', 'mean', 'current'):
+        raise UnpicklingError(f"the checkpoint asks for getattr({owner!r}, {name!r}); mmdiverse "
+                              f'allows only the statistics of mmengine.logging.HistoryBuffer')
+    return getattr(owner, name)
+
+
+def allow_checkpoint_globals() -> bool:
+    """Lets ``torch.load(weights_only=True)`` read MMEngine's own checkpoints.
+
+    Breaks: torch >= 2.6, where ``weights_only=True`` became the default.
+    Symptom: ``Runner.resume`` and ``load_checkpoint`` stop with ``Weights only load failed ...
+    Unsupported global: GLOBAL mmengine.logging.history_buffer.HistoryBuffer``. OneDL's MMEngine
+    loads such a file without the safeguard instead where its own list falls short (float32
+    scalars, files written under numpy 1).
+
+    Adds what the message hub, the hooks' scores and the schedulers put into a checkpoint:
+    HistoryBuffer, numpy arrays and scalars, and the three dtypes seen there. The pickle also names
+    ``getattr``, to point at HistoryBuffer's four statistics; a stand-in that resolves these and
+    nothing else answers to that name, ``getattr`` itself is never allowed.
+
+    Not applied with torch < 2.6, nor twice.
+
+    Returns:
+        bool: Whether anything was added.
+    """
+    import numpy as np
+    import torch
+
+    if tuple(int(n) for n in re.findall(r'\d+', torch.__version__)[:2]) < (2, 6):
+        return False
+    from mmengine.logging import HistoryBuffer
+
+    multiarray = (np._core if hasattr(np, '_core') else np.core).multiarray
+    wanted: list[Any] = [HistoryBuffer, np.ndarray, np.dtype]
+    wanted += [type(np.dtype(name)) for name in ('int64', 'float32', 'float64')]
+    # Both spellings, so that a file written under numpy 1 loads under numpy 2 and back.
+    wanted += [(getattr(multiarray, name), f'numpy.{core}.multiarray.{name}')
+               for name in ('_reconstruct', 'scalar') for core in ('core', '_core')]
+    wanted.append((_history_statistic, 'builtins.getattr'))
+    missing = [item for item in wanted if item not in torch.serialization.get_safe_globals()]
+    torch.serialization.add_safe_globals(missing)
+    return bool(missing)
+
+
+def register_config_package() -> bool:
+    """Makes ``_base_ = 'mmdiverse::...'`` and ``get_config('mmdiverse::...')`` work.
+
+    Breaks: every MMEngine; it resolves only the packages in its ``MODULE2PACKAGE`` table.
+    Symptom: ``AssertionError: mmengine does not support to load mmdiverse config.``
+
+    Enters ``mmdiverse`` there. OpenMMLab's MMEngine joins the distribution's location and the
+    package's name, which misses the sources of a modern editable install (only a pointer to them
+    lies at that location: ``FileNotFoundError ... site-packages/mmdiverse/.mim/...``). In that case
+    the entry names a module, ``mmdiverse.version``: MMEngine then asks the import system, and takes
+    the folder of the file found, in every kind of install.
+
+    Not applied where the table already has an entry.
+
+    Returns:
+        bool: Whether the entry was made.
+    """
+    from mmengine.config.utils import MODULE2PACKAGE
+
+    if 'mmdiverse' in MODULE2PACKAGE:
+        return False
+    try:
+        at_location = Path(distribution('mmdiverse').locate_file('mmdiverse'), '__init__.py').exists()
+    except PackageNotFoundError:  # run from a source tree: MMEngine asks the import system anyway
+        at_location = True
+    MODULE2PACKAGE['mmdiverse'] = 'mmdiverse' if at_location else 'mmdiverse.version'
+    return True
+
+
+def disable_broken_multimodal() -> bool:
+    """Keeps MMPretrain's vision models importable beside a transformers its other models cannot use.
+
+    Breaks: MMPretrain 1.2.0, and OneDL's up to 1.3.6, when both pycocotools and a transformers
+    that moved the names they import (5.x, some 4.x) are installed.
+    Symptom: ``import mmpretrain.models`` stops with ``TypeError: NoneType takes no arguments``
+    (a base class was set to None after a failed import) or ``ImportError: cannot import name``.
+
+    Clears ``mmpretrain.utils.dependency.WITH_MULTIMODAL``, MMPretrain's own switch, so that its
+    multi-modal models become the placeholders it registers when transformers is absent.
+
+    Not applied when either package is missing, when transformers still has every name that
+    MMPretrain's sources import from its modules, or when ``mmpretrain.models`` is imported already.
+
+    Returns:
+        bool: Whether the switch was cleared by this call.
+    """
+    if find_spec('pycocotools') is None or find_spec('transformers') is None:
+        return False
+    if 'mmpretrain.models' in sys.modules or next(_lost_transformers_names(), None) is None:
+        return False
+    from mmpretrain.utils import dependency
+
+    switched_on, dependency.WITH_MULTIMODAL = dependency.WITH_MULTIMODAL, False
+    return switched_on
+
+
+def _lost_transformers_names() -> Iterator[str]:
+    """Names that MMPretrain imports from modules of transformers and these no longer mention.
+
+    Read from the sources: importing transformers to find out would take seconds at every start.
+    """
+    transformers = Path(find_spec('transformers').origin).parent
+    models = Path(find_spec('mmpretrain').origin).parent / 'models'
+    for source in sorted(models.glob('multimodal/**/*.py')):
+        for node in ast.walk(ast.parse(source.read_text(encoding='utf-8'))):
+            if not (isinstance(node, ast.ImportFrom) and node.level == 0
+                    and (node.module or '').startswith('transformers.')):
+                continue
+            module = transformers.joinpath(*node.module.split('.')[1:])
+            if module.is_dir():  # a package may build its names at import; only files can be read
+                continue
+            file = module.with_suffix('.py')
+            known = file.read_text(encoding='utf-8') if file.exists() else ''
+            for alias in node.names:
+                if not re.search(rf'\b{alias.name}\b', known):
+                    yield f'{node.module}.{alias.name}'
+
+
+def init_process_group_without_gpu(launcher: str) -> bool:
+    """Starts a gloo process group, so that MMEngine's launchers work on machines without a GPU.
+
+    Breaks: every MMEngine; its launchers select a CUDA device before anything else.
+    Symptom: ``--launcher pytorch`` stops in ``torch.cuda.set_device`` with ``Found no NVIDIA
+    driver`` or ``Torch not compiled with CUDA enabled``.
+
+    The Runner leaves a process group alone that it finds initialized. The model's wrapper must then
+    be told too, see :func:`cpu_wrapper_options`.
+
+    Not applied with launcher ``'none'``, with an accelerator, or after an earlier initialization.
+
+    Args:
+        launcher: ``'none'``, ``'pytorch'``, ``'slurm'`` or ``'mpi'``, as in MMPretrain's tools.
+
+    Returns:
+        bool: Whether a process group was started by this call.
+
+    Raises:
+        RuntimeError: A variable that the launcher sets is missing from the environment.
+    """
+    from mmengine.device import get_device
+    from torch import distributed
+
+    if launcher == 'none' or get_device() != 'cpu' or distributed.is_initialized():
+        return False
+    try:
+        if launcher == 'slurm':
+            _adopt(RANK='SLURM_PROCID', WORLD_SIZE='SLURM_NTASKS', LOCAL_RANK='SLURM_LOCALID')
+            if 'MASTER_ADDR' not in os.environ:
+                hosts = subprocess.run(
+                    ['scontrol', 'show', 'hostname', os.environ['SLURM_NODELIST']],
+                    check=True, capture_output=True, text=True)
+                os.environ['MASTER_ADDR'] = hosts.stdout.split()[0]
+            os.environ.setdefault('MASTER_PORT', '29500')
+        elif launcher == 'mpi':
+            _adopt(RANK='OMPI_COMM_WORLD_RANK', WORLD_SIZE='OMPI_COMM_WORLD_SIZE',
+                   LOCAL_RANK='OMPI_COMM_WORLD_LOCAL_RANK')
+            os.environ.setdefault('MASTER_PORT', '29500')
+        for name in ('RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT'):
+            os.environ[name]
+    except KeyError as error:
+        raise RuntimeError(f'--launcher {launcher} needs {error.args[0]} in the environment; start '
+                           f'through tools/dist_train.sh, tools/slurm_train.sh or mpirun') from None
+    distributed.init_process_group('gloo')
+    return True
+
+
+def _adopt(**sources: str) -> None:
+    """Copies a launcher's variables to the names that torch reads."""
+    for name, source in sources.items():
+        os.environ[name] = os.environ[source]
+
+
+def cpu_wrapper_options(cfg: Any) -> list[str]:
+    """Config options with which the Runner wraps a model that stays on the CPU.
+
+    Breaks: every MMEngine; ``Runner.wrap_model`` passes ``device_ids=[LOCAL_RANK]``.
+    Symptom: ``ValueError: DistributedDataParallel device_ids and output_device arguments only work
+    with single-device/multiple-device GPU modules or CPU modules``.
+
+    The wrapper's own config may state ``device_ids``, and MMEngine then keeps it. Where a config has
+    no ``model_wrapper_cfg``, the remaining options repeat what the Runner would have chosen.
+
+    Args:
+        cfg: The run's config.
+
+    Returns:
+        list[str]: ``key=value`` items for ``--cfg-options``.
+    """
+    prefix = 'model_wrapper_cfg'
+    wrapper = cfg.get(prefix)
+    if not wrapper:
+        return [f'{prefix}.type=MMDistributedDataParallel', f'{prefix}.device_ids=None',
+                f'{prefix}.broadcast_buffers=False',
+                f'{prefix}.find_unused_parameters={bool(cfg.get("find_unused_parameters"))}']
+    if wrapper.get('type', 'MMDistributedDataParallel') == 'MMDistributedDataParallel':
+        return [f'{prefix}.device_ids=None']
+    return []  # other wrappers place their parts themselves

@@ -1,0 +1,185 @@
+"""From a config of MMPretrain to a diversified one, and back to its plain twin."""
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config, ConfigDict
+
+PACKAGE = Path(__file__).resolve().parent
+#: In an installed package configs lie in `.mim`, as OpenMMLab does; in a bare checkout beside it.
+CONFIGS = next(path for path in (PACKAGE / '.mim' / 'configs', PACKAGE.parent / 'configs')
+               if path.is_dir())
+FRAGMENTS = CONFIGS / '_base_' / 'diversity'
+HOOK = 'mmdiverse.DiversityHook'
+
+#: Plain type and the type that takes its place for patch-level mixing.
+MIXING_HEADS = {
+    'VisionTransformerClsHead': 'mmdiverse.PatchMixingClsHead',
+    'LinearClsHead': 'mmdiverse.PatchMixingLinearClsHead',
+}
+MIXING_AUGMENTS = {'Mixup': 'mmdiverse.PatchMixup', 'CutMix': 'mmdiverse.PatchCutMix'}
+MIXING_PREPROCESSOR = 'mmdiverse.PatchMixingDataPreprocessor'
+MIXING_LOSS = 'mmdiverse.PatchMixingLoss'
+
+
+def load_config(name: str) -> Config:
+    """Load a config file, or a config that a package ships.
+
+    Args:
+        name (str): A path, or ``package::path`` such as
+            ``mmpretrain::deit/deit-small_4xb256_in1k.py``.
+
+    Raises:
+        FileNotFoundError: If there is no such config.
+    """
+    if '::' in name:
+        return Config.fromstring(f'_base_ = [{name!r}]', '.py')
+    return Config.fromfile(name)
+
+
+def list_fragments() -> list[str]:
+    """Names of the diversity fragments that the package ships."""
+    return sorted(path.stem for path in FRAGMENTS.glob('*.py'))
+
+
+def load_fragment(fragment: str) -> ConfigDict:
+    """Load the hook config of a diversity fragment.
+
+    Args:
+        fragment (str): One of :func:`list_fragments`, or the path of a config file that defines
+            ``diversity``.
+
+    Raises:
+        FileNotFoundError: If there is no such fragment.
+        ValueError: If the file defines no ``diversity``.
+    """
+    path = FRAGMENTS / f'{fragment}.py' if fragment in list_fragments() else Path(fragment)
+    if not path.is_file():
+        raise FileNotFoundError(f'no diversity fragment {fragment!r}: expected a config file or '
+                                f'one of {list_fragments()}')
+    config = Config.fromfile(path)
+    if 'diversity' not in config:
+        raise ValueError(f'{path} must define `diversity = dict(type={HOOK!r}, ...)`')
+    return config.diversity
+
+
+def diversify(cfg: Config, fragment: str, mixing: bool = False) -> Config:
+    """Return a diversified copy of a config; a hook that it has already is replaced.
+
+    Args:
+        cfg (Config): Any config of a model with a supported backbone.
+        fragment (str): As for :func:`load_fragment`.
+        mixing (bool): Also classify every patch; see :func:`add_mixing`. Defaults to False.
+
+    Raises:
+        FileNotFoundError: If there is no such fragment.
+        ValueError: If ``mixing`` and the model has no patch-mixing counterpart.
+    """
+    hook = load_fragment(fragment)
+    cfg = _without_hook(deepcopy(cfg))
+    cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), hook]
+    return add_mixing(cfg) if mixing else cfg
+
+
+def plain_twin(cfg: Config) -> Config:
+    """Return a copy of a config without diversity: no hook, no patch-level mixing.
+
+    Where the config mixes patches, the twin uses MMPretrain's own Mixup, CutMix, head and label
+    smoothing with the same settings.
+    """
+    return remove_mixing(_without_hook(deepcopy(cfg)))
+
+
+def is_diversified(cfg: Config) -> bool:
+    """Whether a config holds a DiversityHook or mixes patches."""
+    return any(hook.get('type') == HOOK for hook in cfg.get('custom_hooks') or []) or \
+        cfg.model.head.type in MIXING_HEADS.values()
+
+
+def add_mixing(cfg: Config) -> Config:
+    """Change a config in place so that every patch is classified; see :mod:`mmdiverse.mixing`.
+
+    Handles VisionTransformer with a VisionTransformerClsHead, and SwinTransformer with average
+    pooling and a LinearClsHead; Mixup and CutMix.
+
+    Raises:
+        ValueError: If the model or an augment is another.
+    """
+    model = cfg.model
+    head = _type(model.head)
+    if head in MIXING_HEADS.values():
+        return cfg
+    backbone = model.backbone
+    expected = {'VisionTransformer': 'VisionTransformerClsHead',
+                'SwinTransformer': 'LinearClsHead'}
+    if expected.get(_type(backbone)) != head:
+        raise ValueError('patch-level mixing knows these pairs of `model.backbone` and `model.head`'
+                         f': {expected}, but got {_type(backbone)} and {head}')
+    if head == 'VisionTransformerClsHead':
+        backbone.out_type = 'raw'
+        patch_size = backbone.get('patch_size', 16)
+    else:
+        model.neck = None
+        arch = backbone.get('arch', 'tiny')
+        stages = len(arch['depths']) if isinstance(arch, dict) else 4
+        patch_size = backbone.get('patch_size', 4) * 2**(stages - 1)
+    model.head.type = MIXING_HEADS[head]
+    model.head.loss = dict(
+        type=MIXING_LOSS, label_smooth_val=model.head.get('loss', {}).get('label_smooth_val', 0.))
+    _replace_augments(cfg, MIXING_AUGMENTS)
+    for preprocessor in _preprocessors(cfg):
+        preprocessor.type = MIXING_PREPROCESSOR
+        preprocessor.patch_size = patch_size
+    return cfg
+
+
+def remove_mixing(cfg: Config) -> Config:
+    """Change a config in place so that only images are classified; undoes :func:`add_mixing`."""
+    model = cfg.model
+    plain = {mixing: head for head, mixing in MIXING_HEADS.items()}
+    if model.head.type not in plain:
+        return cfg
+    model.head.type = plain[model.head.type]
+    if model.head.type == 'VisionTransformerClsHead':
+        model.backbone.pop('out_type', None)
+    else:
+        model.neck = dict(type='GlobalAveragePooling')
+    model.head.loss = dict(
+        type='LabelSmoothLoss', label_smooth_val=model.head.get('loss', {}).get(
+            'label_smooth_val', 0.), mode='original')
+    _replace_augments(cfg, {mixing: augment for augment, mixing in MIXING_AUGMENTS.items()})
+    for preprocessor in _preprocessors(cfg):
+        preprocessor.pop('type', None)
+        preprocessor.pop('patch_size', None)
+    return cfg
+
+
+def _type(config: dict[str, Any]) -> str:
+    return config['type'].removeprefix('mmpretrain.')
+
+
+def _without_hook(cfg: Config) -> Config:
+    if cfg.get('custom_hooks'):
+        cfg.custom_hooks = [hook for hook in cfg.custom_hooks if hook.get('type') != HOOK]
+    return cfg
+
+
+def _preprocessors(cfg: Config) -> list[dict[str, Any]]:
+    """The preprocessor's config, wherever it stands; made at the top if it is nowhere."""
+    nested = cfg.model.get('data_preprocessor')
+    if nested is None and cfg.get('data_preprocessor') is None:
+        cfg.data_preprocessor = dict()
+    return [config for config in (cfg.get('data_preprocessor'), nested) if config is not None]
+
+
+def _replace_augments(cfg: Config, types: dict[str, str]) -> None:
+    owners = [config.get('batch_augments') for config in _preprocessors(cfg)]
+    for owner in (cfg.model.get('train_cfg'), *owners):
+        augments = (owner or {}).get('augments') or []
+        for augment in [augments] if isinstance(augments, dict) else augments:
+            if _type(augment) not in types:
+                raise ValueError(f'`model.train_cfg.augments` must be among {list(types)} for '
+                                 f'patch-level mixing, but got {augment["type"]}')
+            augment['type'] = types[_type(augment)]
+            if not augment['type'].startswith('mmdiverse.'):
+                augment.pop('partner', None)

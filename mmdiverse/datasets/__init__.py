@@ -1,0 +1,4 @@
+"""Data sets of mmdiverse."""
+from .digits import Digits
+
+__all__ = ['Digits']

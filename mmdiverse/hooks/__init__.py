@@ -1,0 +1,4 @@
+"""MMEngine hooks of mmdiverse."""
+from .diversity_hook import DiversityHook
+
+__all__ = ['DiversityHook']

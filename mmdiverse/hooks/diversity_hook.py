@@ -1,0 +1,191 @@
+"""The hook that turns a run of MMPretrain into a diversified one."""
+from collections.abc import Sequence
+from typing import Any, Optional
+
+import torch
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from ..registry import HOOKS
+from ..taps import Tap, build_tap
+from ..terms import DiversityTerm
+
+
+@HOOKS.register_module()
+class DiversityHook(Hook):
+    r"""Adds diversity terms to the losses of the model that is trained.
+
+    .. math:: \mathcal L = \mathcal L_\text{model} + \sum_t w_t\, \mathcal L_t
+
+    The way of the data: before training, a :class:`~mmdiverse.taps.Tap` is attached to the
+    backbone. In every forward pass with ``mode='loss'`` it captures what the terms need. When the
+    model returns its dict of losses, the terms are evaluated in fp32 and added to it, inside the
+    model's own forward pass; so autocast, gradient accumulation, distributed wrappers and
+    ``parse_losses`` see one loss like any other. Nothing is captured in validation, and nothing
+    is attached where all weights are 0: such a run is MMPretrain's own, bit for bit.
+
+    Each term logs ``loss_<name>``, its weighted value, and ``<name>``, its raw value. The key
+    ``loss`` of a classification head becomes ``loss_cls``, because MMEngine lets it overwrite the
+    total, which it logs under the same name.
+
+    Source: Chen et al., The Principle of Diversity, CVPR 2022 (arXiv 2203.06345).
+
+    Args:
+        terms (Sequence[dict]): Config of each :class:`~mmdiverse.terms.DiversityTerm`.
+
+    Raises:
+        ValueError: If a term is invalid, or two share a name (when the hook is built); if no tap
+            knows the backbone, a layer does not exist, or the number of classes of head and data
+            differ (before training); if a loss cannot work on what it is given (in the first
+            step).
+        RuntimeError: In the first step, if a term captures nothing or has no gradient.
+
+    Example:
+        >>> custom_hooks = [
+        ...     dict(type='mmdiverse.DiversityHook', terms=[
+        ...         dict(type='CosineLoss', on='patch', layers=-1, weight=0.5)])
+        ... ]
+    """
+
+    def __init__(self, terms: Sequence[dict]) -> None:
+        self.terms: list[DiversityTerm] = []
+        for index, config in enumerate(terms):
+            try:
+                self.terms.append(DiversityTerm(**config))
+            except (TypeError, ValueError) as error:
+                raise type(error)(f'DiversityHook terms[{index}] ({config.get("type")}): {error}') \
+                    from error
+        names = [term.name for term in self.terms]
+        for name in set(names):
+            if names.count(name) > 1:
+                raise ValueError(f'DiversityHook: {names.count(name)} terms share the name '
+                                 f'{name!r}; give each a `name` of its own')
+        self.tap: Optional[Tap] = None
+        self._handles: list[RemovableHandle] = []
+        self._generator: Optional[torch.Generator] = None
+
+    @property
+    def enabled_terms(self) -> list[DiversityTerm]:
+        """The terms whose weight is not 0."""
+        return [term for term in self.terms if term.weight > 0]
+
+    def before_train(self, runner: Runner) -> None:
+        """Check the terms against the model and the data, and attach to the model."""
+        check_num_classes(runner)
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        self.attach(model)
+        if self.tap is not None:
+            runner.logger.info('Diversity terms: ' + ', '.join(
+                f'{term.name} (weight {term.weight:g}, layers {term.resolve(self.tap)})'
+                for term in self.enabled_terms))
+        else:
+            runner.logger.info('Diversity terms: none, all weights are 0')
+
+    def before_train_iter(self, runner: Runner, batch_idx: int,
+                          data_batch: Optional[Any] = None) -> None:
+        """Seed the random starts of this iteration."""
+        if self._generator is not None:
+            self._generator.manual_seed((runner.seed or 0) + runner.iter)
+
+    def after_train(self, runner: Runner) -> None:
+        """Leave the model as it was."""
+        self.detach()
+
+    def attach(self, model: nn.Module) -> None:
+        """Attach to a model, so that its forward passes with ``mode='loss'`` are diversified.
+
+        Args:
+            model (nn.Module): A model with a ``backbone``, not wrapped.
+
+        Raises:
+            ValueError: If the model has no backbone, no tap knows it, or a term does not fit it.
+        """
+        self.detach()
+        if not self.enabled_terms:
+            return
+        if not hasattr(model, 'backbone'):
+            raise ValueError(f'DiversityHook needs a model with a `backbone`, but '
+                             f'{type(model).__name__} has none')
+        tap = build_tap(model.backbone)
+        requests = []
+        for index, term in enumerate(self.terms):
+            if term.weight > 0:
+                try:
+                    requests += term.requests(tap)
+                except ValueError as error:
+                    raise ValueError(f'DiversityHook terms[{index}] ({term.name}): {error}') \
+                        from error
+        tap.attach(requests)
+        self.tap = tap
+        device = next(model.parameters()).device
+        self._generator = torch.Generator(device=device)
+        for term in self.enabled_terms:
+            if hasattr(term.loss, 'generator'):
+                term.loss.generator = self._generator
+        self._handles = [
+            model.register_forward_pre_hook(self._before_forward, with_kwargs=True),
+            model.register_forward_hook(self._after_forward, with_kwargs=True),
+        ]
+
+    def detach(self) -> None:
+        """Remove every hook from the model and forget every tensor."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+        if self.tap is not None:
+            self.tap.detach()
+        self.tap = None
+
+    def _before_forward(self, model: nn.Module, args: tuple, kwargs: dict) -> None:
+        # BaseModel.forward(inputs, data_samples, mode)
+        mode = kwargs.get('mode', args[2] if len(args) > 2 else 'tensor')
+        if mode == 'loss' and model.training:
+            self.tap.start()
+
+    def _after_forward(self, model: nn.Module, args: tuple, kwargs: dict,
+                       output: Any) -> Optional[dict]:
+        if not self.tap.stop():
+            return None
+        try:
+            with torch.autocast(self._generator.device.type, enabled=False):
+                return self._add_terms(output)
+        finally:
+            self.tap.clear()
+
+    def _add_terms(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
+        total = {('loss_cls' if key == 'loss' else key): value for key, value in losses.items()}
+        for term in self.enabled_terms:
+            try:
+                value = term.evaluate(self.tap)
+            except (RuntimeError, ValueError) as error:
+                raise type(error)(f'DiversityHook term {term.name!r}: {error}') from error
+            if torch.is_grad_enabled() and not value.requires_grad:
+                raise RuntimeError(
+                    f'DiversityHook term {term.name!r} has no gradient: all parameters that it '
+                    'depends on are frozen; change its `layers` or `on`, or set its `weight` to 0')
+            for key, entry in ((f'loss_{term.name}', term.weight * value),
+                               (term.name, value.detach())):
+                if key in total:
+                    raise ValueError(f'DiversityHook term {term.name!r}: the model logs {key!r} '
+                                     'already; give the term another `name`')
+                total[key] = entry
+        return total
+
+
+def check_num_classes(runner: Runner) -> None:
+    """Check that the head has as many classes as the training data.
+
+    Raises:
+        ValueError: If both numbers are known and differ.
+    """
+    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    expected = getattr(getattr(model, 'head', None), 'num_classes', None)
+    dataset = getattr(runner.train_dataloader, 'dataset', None)
+    classes = (getattr(dataset, 'metainfo', None) or {}).get('classes')
+    if expected is not None and classes is not None and len(classes) != expected:
+        raise ValueError(
+            f'the training data have {len(classes)} classes, but the head has {expected}; set '
+            f'`model.head.num_classes` and `data_preprocessor.num_classes` to {len(classes)}')

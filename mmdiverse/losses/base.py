@@ -1,0 +1,62 @@
+"""What every diversity loss shares."""
+from torch import Tensor
+
+from ..records import Record
+
+
+class DiversityLoss:
+    """One formula over one record, or over two for cross-layer losses.
+
+    A subclass sets the class attributes and :meth:`forward`, is registered in
+    :data:`mmdiverse.registry.LOSSES`, and knows neither which network nor which level its vectors
+    come from.
+
+    Attributes:
+        levels (tuple[str]): The levels at which the formula makes sense.
+        num_records (int): Records it takes: 1, or 2 for a loss between two layers.
+        min_vectors (int): Fewest vectors ``M`` for which it is defined.
+    """
+
+    levels: tuple[str, ...] = ('patch', 'attention', 'weight')
+    num_records: int = 1
+    min_vectors: int = 1
+
+    def __call__(self, *records: Record) -> Tensor:
+        """Check the records and evaluate the formula.
+
+        Args:
+            records (Record): One record or two, as ``num_records`` says.
+
+        Returns:
+            Tensor: ``(B,)``, one value per item of the batch. Lower is more diverse.
+
+        Raises:
+            ValueError: If there are too few vectors, or two records of different shapes.
+        """
+        shapes = [tuple(record.vectors().shape) for record in records]
+        if shapes[0][1] < self.min_vectors:
+            raise ValueError(
+                f'{type(self).__name__} needs at least {self.min_vectors} vectors, but layer '
+                f'{records[0].layer!r} has {shapes[0][1]} at level {records[0].level!r}; '
+                'change `layers` or `on` of this term')
+        if len(set(shapes)) > 1:
+            raise ValueError(
+                f'{type(self).__name__} compares two layers whose records have equal shapes, '
+                f'but layers {[r.layer for r in records]} have (B, M, D) = {shapes}; '
+                'change `layers` of this term (in a Swin, stay within one stage)')
+        return self.forward(*records)
+
+    def forward(self, *records: Record) -> Tensor:
+        """The formula. See :meth:`__call__`."""
+        raise NotImplementedError
+
+
+def check_choice(key: str, value: str, choices: tuple[str, ...]) -> str:
+    """Return ``value`` if it is one of ``choices``.
+
+    Raises:
+        ValueError: Naming the config key, what came and what was expected.
+    """
+    if value not in choices:
+        raise ValueError(f'`{key}` must be one of {list(choices)}, but got {value!r}')
+    return value

@@ -1,0 +1,127 @@
+"""Cosine similarity between the vectors of one layer, and between two layers."""
+import torch
+from torch import Tensor
+
+from ..records import Record
+from ..registry import LOSSES
+from .base import DiversityLoss, check_choice
+
+FORMS = ('signed', 'absolute', 'squared')
+
+
+def _reduce(cosines: Tensor, form: str) -> Tensor:
+    if form == 'absolute':
+        return cosines.abs()
+    return cosines.square() if form == 'squared' else cosines
+
+
+def mean_cosine(record: Record, form: str = 'squared', diagonal: bool = False) -> Tensor:
+    r"""Mean cosine similarity over the pairs of vectors of a record.
+
+    .. math:: \frac{1}{|P|} \sum_{(i, j) \in P} f(\hat x_i \cdot \hat x_j)
+
+    where :math:`f` is the identity (``signed``), the absolute value or the square, and :math:`P`
+    is all ordered pairs, without :math:`i = j` unless ``diagonal``. The signed form costs
+    :math:`O(MD)`, through :math:`\sum_{ij} \hat x_i \cdot \hat x_j = \lVert \sum_i \hat x_i
+    \rVert^2`; the others :math:`O(M^2 D)`.
+
+    Args:
+        record (Record): ``(B, M, D)``.
+        form (str): ``'signed'``, ``'absolute'`` or ``'squared'``.
+        diagonal (bool): Whether the pairs of a vector with itself count.
+
+    Returns:
+        Tensor: ``(B,)``; in ``[-1, 1]`` for signed, in ``[0, 1]`` otherwise. Lower is more
+        diverse.
+    """
+    if form == 'signed':
+        num = record.vectors().size(1)
+        mean = record.mean_direction().square().sum(-1)
+        if diagonal:
+            return mean
+        # A zero vector has a zero, not a unit, direction, so the diagonal is not simply M.
+        own = record.unit_vectors().square().sum((-2, -1))
+        return (num**2 * mean - own) / (num * (num - 1))
+    cosines = _reduce(record.gram(), form)
+    if diagonal:
+        return cosines.mean((-2, -1))
+    num = cosines.size(-1)
+    own = torch.diagonal(cosines, dim1=-2, dim2=-1).sum(-1)
+    return (cosines.sum((-2, -1)) - own) / (num * (num - 1))
+
+
+def mean_cross_cosine(first: Record, second: Record, form: str = 'squared') -> Tensor:
+    r"""Mean cosine similarity over all pairs of one vector from each of two records.
+
+    .. math:: \frac{1}{M^2} \sum_{i, j} f(\hat a_i \cdot \hat b_j)
+
+    The signed form is :math:`\mu_a \cdot \mu_b`, the product of the mean directions.
+
+    Args:
+        first (Record): ``(B, M, D)``.
+        second (Record): ``(B, M, D)``.
+        form (str): ``'signed'``, ``'absolute'`` or ``'squared'``.
+
+    Returns:
+        Tensor: ``(B,)``; in ``[-1, 1]`` for signed, in ``[0, 1]`` otherwise. Lower is more
+        diverse.
+    """
+    if form == 'signed':
+        return (first.mean_direction() * second.mean_direction()).sum(-1)
+    cosines = first.unit_vectors() @ second.unit_vectors().mT
+    return _reduce(cosines, form).mean((-2, -1))
+
+
+@LOSSES.register_module()
+class CosineLoss(DiversityLoss):
+    """Mean cosine similarity between the vectors of one layer. See :func:`mean_cosine`.
+
+    The default, squared and without the diagonal, is smooth and asks for orthogonal vectors. The
+    authors' form is ``form='signed', diagonal=True``: the squared norm of the mean direction. It
+    is least where the directions *cancel*, which removes their common part but leaves, say, two
+    opposite clusters alone. ``form='absolute', diagonal=False`` is the form of Gong et al.
+    (arXiv 2104.12753).
+
+    Source: Chen et al., CVPR 2022 (arXiv 2203.06345), within-layer cosine of patches and heads.
+
+    Args:
+        form (str): ``'signed'``, ``'absolute'`` or ``'squared'``. Defaults to ``'squared'``.
+        diagonal (bool): Whether pairs of a vector with itself, which add a constant, count.
+            Defaults to False.
+
+    Raises:
+        ValueError: If ``form`` is unknown; at the first step, if there are fewer than two vectors
+            and no diagonal.
+    """
+
+    def __init__(self, form: str = 'squared', diagonal: bool = False) -> None:
+        self.form = check_choice('form', form, FORMS)
+        self.diagonal = diagonal
+        self.min_vectors = 1 if diagonal else 2
+
+    def forward(self, record: Record) -> Tensor:
+        return mean_cosine(record, self.form, self.diagonal)
+
+
+@LOSSES.register_module()
+class CrossCosineLoss(DiversityLoss):
+    """Mean cosine similarity between the vectors of two layers. See :func:`mean_cross_cosine`.
+
+    The default is squared. The authors' forms are ``'signed'`` and ``'absolute'``.
+
+    Source: Chen et al., CVPR 2022 (arXiv 2203.06345), cross-layer cosine.
+
+    Args:
+        form (str): ``'signed'``, ``'absolute'`` or ``'squared'``. Defaults to ``'squared'``.
+
+    Raises:
+        ValueError: If ``form`` is unknown; at the first step, if the layers' shapes differ.
+    """
+
+    num_records = 2
+
+    def __init__(self, form: str = 'squared') -> None:
+        self.form = check_choice('form', form, FORMS)
+
+    def forward(self, first: Record, second: Record) -> Tensor:
+        return mean_cross_cosine(first, second, self.form)

@@ -1,0 +1,126 @@
+"""Heads that classify every patch with the weights that classify the image."""
+import torch
+import torch.nn.functional as F
+from mmpretrain.models.heads import LinearClsHead, VisionTransformerClsHead
+from mmpretrain.structures import DataSample
+from torch import Tensor
+
+from ..registry import MODELS
+
+
+def patch_mixing_loss(loss_module: torch.nn.Module, logits: Tensor, data_samples: list[DataSample],
+                      num_classes: int) -> dict[str, Tensor]:
+    """Collect the mixed labels of a batch and evaluate the mixing loss.
+
+    Args:
+        loss_module (nn.Module): A :class:`~mmdiverse.mixing.PatchMixingLoss`.
+        logits (Tensor): ``(B, 1 + N, C)``, of the image and of its patches.
+        data_samples (list[DataSample]): From a ``PatchMixingDataPreprocessor``.
+        num_classes (int): Classes of the head.
+
+    Returns:
+        dict[str, Tensor]: ``loss``.
+
+    Raises:
+        ValueError: If the samples do not say how they were mixed, if they have another number of
+            patches, or a class that the head has not.
+    """
+    if 'patch_shares' not in data_samples[0]:
+        raise ValueError(
+            'this head needs samples that say how they were mixed; set `data_preprocessor=dict('
+            "type='mmdiverse.PatchMixingDataPreprocessor', patch_size=...)`, at the top of the "
+            'config or in `model`')
+    shares = torch.stack([sample.patch_shares for sample in data_samples])
+    if shares.size(1) != logits.size(1) - 1:
+        raise ValueError(
+            f'the head sees {logits.size(1) - 1} patches, but `data_preprocessor.patch_size` makes '
+            f'{shares.size(1)}; set it to the number of pixels per token of the head, and '
+            '`model.backbone` to a backbone with just one class token')
+    label = torch.cat([sample.gt_label for sample in data_samples])
+    # Labels on the CPU are checked for nothing; a look at those on a GPU would wait for it.
+    if not label.is_cuda and int(label.max()) >= num_classes:
+        raise ValueError(f'a training label is {int(label.max())}, but the head has {num_classes} '
+                         'classes, so labels must be below; set `model.head.num_classes`')
+    loss = loss_module(
+        logits, label, torch.cat([sample.mix_label for sample in data_samples]),
+        shares.new_tensor([sample.mix_lam for sample in data_samples]), shares)
+    return {'loss': loss}
+
+
+@MODELS.register_module()
+class PatchMixingClsHead(VisionTransformerClsHead):
+    """MMPretrain's VisionTransformerClsHead that also classifies every patch in training.
+
+    The class token's own final norm, hidden layer and linear layer are shared by the patches, so
+    a checkpoint has the keys of a VisionTransformerClsHead and predictions are the same.
+
+    Args:
+        **kwargs: As for VisionTransformerClsHead; ``loss`` defaults to
+            ``dict(type='mmdiverse.PatchMixingLoss')``. The backbone must give all its tokens:
+            ``out_type='raw'`` in MMPretrain's, as timm's do.
+
+    Raises:
+        ValueError: In training, if the backbone gives its class token alone, or samples do not
+            fit; see :func:`patch_mixing_loss`.
+    """
+
+    def __init__(self, *args, loss: dict = dict(type='mmdiverse.PatchMixingLoss'), **kwargs) -> None:
+        super().__init__(*args, loss=loss, **kwargs)
+
+    def pre_logits(self, feats: tuple[Tensor, ...]) -> Tensor:
+        """The class token before the classification layer, ``(B, D)``."""
+        tokens = feats[-1]
+        return super().pre_logits((tokens[:, 0] if tokens.dim() == 3 else tokens, ))
+
+    def loss(self, feats: tuple[Tensor, ...], data_samples: list[DataSample], **kwargs
+             ) -> dict[str, Tensor]:
+        """Compute the mixing loss of tokens ``(B, 1 + N, D)``."""
+        tokens = feats[-1]
+        if tokens.dim() != 3:
+            raise ValueError(
+                'PatchMixingClsHead needs all tokens, (B, 1 + N, D), but the backbone gives '
+                f"{tuple(tokens.shape)}; set `model.backbone.out_type='raw'`")
+        logits = self.layers.head(super().pre_logits((tokens, )))
+        return patch_mixing_loss(self.loss_module, logits, data_samples, self.num_classes)
+
+
+@MODELS.register_module()
+class PatchMixingLinearClsHead(LinearClsHead):
+    """MMPretrain's LinearClsHead, after average pooling, that also classifies every patch.
+
+    For backbones without class token, such as Swin. The pooling is done here, so ``model.neck``
+    must be None; a GlobalAveragePooling has no weights, and a checkpoint has the keys of the
+    plain model.
+
+    Args:
+        **kwargs: As for LinearClsHead; ``loss`` defaults to
+            ``dict(type='mmdiverse.PatchMixingLoss')``.
+
+    Raises:
+        ValueError: If the head gets no feature map; in training, if samples do not fit; see
+            :func:`patch_mixing_loss`.
+    """
+
+    def __init__(self, *args, loss: dict = dict(type='mmdiverse.PatchMixingLoss'), **kwargs) -> None:
+        super().__init__(*args, loss=loss, **kwargs)
+
+    def pre_logits(self, feats: tuple[Tensor, ...]) -> Tensor:
+        """The pooled features before the classification layer, ``(B, D)``."""
+        return F.adaptive_avg_pool2d(self._feature_map(feats), 1).flatten(1)
+
+    def loss(self, feats: tuple[Tensor, ...], data_samples: list[DataSample], **kwargs
+             ) -> dict[str, Tensor]:
+        """Compute the mixing loss of a feature map ``(B, D, H, W)``."""
+        patches = self._feature_map(feats).flatten(2).mT
+        tokens = torch.cat((patches.mean(1, keepdim=True), patches), dim=1)
+        return patch_mixing_loss(self.loss_module, self.fc(tokens), data_samples,
+                                 self.num_classes)
+
+    @staticmethod
+    def _feature_map(feats: tuple[Tensor, ...]) -> Tensor:
+        feature_map = feats[-1]
+        if feature_map.dim() != 4:
+            raise ValueError(
+                'PatchMixingLinearClsHead needs a feature map (B, D, H, W), but got '
+                f'{tuple(feature_map.shape)}; set `model.neck=None`')
+        return feature_map

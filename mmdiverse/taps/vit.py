@@ -1,0 +1,59 @@
+"""Tap for MMPretrain's VisionTransformer (ViT, DeiT) and its distilled DeiT."""
+from collections.abc import Sequence
+from functools import partial
+
+from mmpretrain.models.backbones import VisionTransformer
+from mmpretrain.models.utils import MultiheadAttention
+from torch import Tensor, nn
+
+from ..records import AttentionRecord
+from ..registry import TAPS
+from .base import Tap, TapPoints, fused_qkv_matrices
+
+POINTS = TapPoints(
+    embedding=('patch_embed', 'cls_token', 'dist_token', 'pos_embed', 'pre_norm'),
+    attention='attn.qkv',
+    matrices=fused_qkv_matrices('attn.qkv', 'attn.proj', 'ffn.layers.0.0', 'ffn.layers.1'))
+PREFIX_TOKENS = ('cls_token', 'dist_token')
+
+
+def queries_and_keys(qkv: Tensor, num_heads: int) -> tuple[Tensor, Tensor]:
+    """Split the output ``(B, N, 3HD)`` of a fused layer into queries and keys ``(B, H, N, D)``."""
+    split = qkv.unflatten(-1, (3, num_heads, -1))
+    q, k, _ = split.unbind(2)
+    return q.transpose(1, 2), k.transpose(1, 2)
+
+
+@TAPS.register_module()
+class VisionTransformerTap(Tap):
+    """Reads MMPretrain's ``VisionTransformer`` and ``DistilledVisionTransformer``.
+
+    The attention is fused, so no map exists; records rebuild it from queries and keys.
+    """
+
+    points = POINTS
+
+    @classmethod
+    def matches(cls, backbone: nn.Module) -> bool:
+        return isinstance(backbone, VisionTransformer)
+
+    def find_blocks(self) -> Sequence[nn.Module]:
+        return list(self.backbone.layers)
+
+    def count_prefix_tokens(self) -> int:
+        # Counted, because `num_extra_tokens` of the class need not be what the instance has.
+        return sum(getattr(self.backbone, name, None) is not None for name in PREFIX_TOKENS)
+
+    def check_attention(self, block: nn.Module) -> None:
+        if not isinstance(block.attn, MultiheadAttention):
+            raise ValueError(
+                f'attention of {type(self.backbone).__name__} is a {type(block.attn).__name__}, '
+                "whose maps this tap cannot rebuild; drop the terms with `on='attention'`")
+
+    def attention_record(self, block: nn.Module, captured: Tensor, layer: int) -> AttentionRecord:
+        attn = block.attn
+        q, k = queries_and_keys(captured, attn.num_heads)
+        # With `qk_scale` set, the host divides by the number that it otherwise multiplies by.
+        custom = attn.scaled_dot_product_attention
+        scale = 1 / custom.keywords['scale'] if isinstance(custom, partial) else q.size(-1)**-0.5
+        return AttentionRecord(layer, q=q, k=k, scale=scale)
