@@ -98,7 +98,8 @@ def register_config_package() -> bool:
     if 'mmdiverse' in MODULE2PACKAGE:
         return False
     try:
-        at_location = Path(distribution('mmdiverse').locate_file('mmdiverse'), '__init__.py').exists()
+        place = distribution('mmdiverse').locate_file('mmdiverse')
+        at_location = Path(place, '__init__.py').exists()
     except PackageNotFoundError:  # run from a source tree: MMEngine asks the import system anyway
         at_location = True
     MODULE2PACKAGE['mmdiverse'] = 'mmdiverse' if at_location else 'mmdiverse.version'
@@ -106,7 +107,7 @@ def register_config_package() -> bool:
 
 
 def disable_broken_multimodal() -> bool:
-    """Keeps MMPretrain's vision models importable beside a transformers its other models cannot use.
+    """Keeps MMPretrain's vision models importable beside a transformers too new for the others.
 
     Breaks: MMPretrain 1.2.0, and OneDL's up to 1.3.6, when both pycocotools and a transformers
     that moved the names they import (5.x, some 4.x) are installed.
@@ -133,25 +134,47 @@ def disable_broken_multimodal() -> bool:
 
 
 def _lost_transformers_names() -> Iterator[str]:
-    """Names that MMPretrain imports from modules of transformers and these no longer mention.
+    """Names that MMPretrain imports from modules of transformers and these no longer bind.
 
     Read from the sources: importing transformers to find out would take seconds at every start.
     """
     transformers = Path(find_spec('transformers').origin).parent
     models = Path(find_spec('mmpretrain').origin).parent / 'models'
+    bound: dict[str, set[str]] = {}
     for source in sorted(models.glob('multimodal/**/*.py')):
-        for node in ast.walk(ast.parse(source.read_text(encoding='utf-8'))):
+        for node in ast.walk(_parse(source)):
             if not (isinstance(node, ast.ImportFrom) and node.level == 0
                     and (node.module or '').startswith('transformers.')):
                 continue
             module = transformers.joinpath(*node.module.split('.')[1:])
-            if module.is_dir():  # a package may build its names at import; only files can be read
+            if module.is_dir():  # a package may make its names at import; only files can be read
                 continue
-            file = module.with_suffix('.py')
-            known = file.read_text(encoding='utf-8') if file.exists() else ''
-            for alias in node.names:
-                if not re.search(rf'\b{alias.name}\b', known):
-                    yield f'{node.module}.{alias.name}'
+            if node.module not in bound:
+                file = module.with_suffix('.py')
+                bound[node.module] = set(_bound(_parse(file).body)) if file.exists() else set()
+            names = {alias.name for alias in node.names}
+            yield from (f'{node.module}.{name}' for name in sorted(names - bound[node.module]))
+
+
+def _parse(file: Path) -> ast.Module:
+    return ast.parse(file.read_text(encoding='utf-8'))
+
+
+def _bound(statements: list[ast.stmt]) -> Iterator[str]:
+    """Names that the statements of a module bind when it is imported."""
+    for node in statements:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            yield node.name
+        elif isinstance(node, (ast.Import, ast.ImportFrom)):
+            yield from (alias.asname or alias.name for alias in node.names)
+        elif isinstance(node, (ast.Assign, ast.AnnAssign)):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            yield from (target.id for target in targets if isinstance(target, ast.Name))
+        elif isinstance(node, (ast.If, ast.Try)):
+            if getattr(getattr(node, 'test', None), 'id', '') == 'TYPE_CHECKING':
+                continue
+            handlers = [line for handler in getattr(node, 'handlers', []) for line in handler.body]
+            yield from _bound([*node.body, *handlers, *node.orelse])
 
 
 def init_process_group_without_gpu(launcher: str) -> bool:
@@ -215,8 +238,8 @@ def cpu_wrapper_options(cfg: Any) -> list[str]:
     Symptom: ``ValueError: DistributedDataParallel device_ids and output_device arguments only work
     with single-device/multiple-device GPU modules or CPU modules``.
 
-    The wrapper's own config may state ``device_ids``, and MMEngine then keeps it. Where a config has
-    no ``model_wrapper_cfg``, the remaining options repeat what the Runner would have chosen.
+    The wrapper's own config may state ``device_ids``, and MMEngine then keeps it. Where a config
+    has no ``model_wrapper_cfg``, the other options repeat what the Runner would have chosen.
 
     Args:
         cfg: The run's config.

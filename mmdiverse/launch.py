@@ -1,8 +1,8 @@
 """Runs MMPretrain's own ``train.py`` and ``test.py``, after what they cannot do by themselves.
 
 The scripts that MMPretrain installs are executed as they are, with the user's arguments. Before
-that, a config named ``package::path`` or diversified by ``--diversity`` is written into the work dir
-as a file, and a process group is started where the machine has no GPU.
+that, a config named ``package::path`` or diversified by ``--diversity`` is written into the work
+dir as a file, and a process group is started where the machine has no GPU.
 """
 from __future__ import annotations
 
@@ -102,8 +102,8 @@ def _own_parser(script: str) -> ArgumentParser:
             'that defines `diversity`; the resulting config is kept in the work dir')
         parser.add_argument('--mixing', action='store_true',
                             help='with --diversity: classify every patch as well')
-    parser.epilog = ('CONFIG may also be mmpretrain::dir/file.py or mmdiverse::dir/file.py, a config '
-                     'that the package ships.')
+    parser.epilog = ('CONFIG may also be mmpretrain::dir/file.py or mmdiverse::dir/file.py, a '
+                     'config that the package ships.')
     return parser
 
 
@@ -122,8 +122,8 @@ def _parse_as_host(path: Path, argv: list[str]) -> Namespace | None:
 
 def _load(name: str) -> Config:
     if '::' not in name and not Path(name).is_file():
-        raise SystemExit(f'config {name!r} does not exist: give the path of a file, or a config that '
-                         'a package ships, such as mmpretrain::deit/deit-small_4xb256_in1k.py')
+        raise SystemExit(f'config {name!r} does not exist: give the path of a file, or a config '
+                         'that a package ships, such as mmpretrain::deit/deit-small_4xb256_in1k.py')
     try:
         return load_config(name)
     except (FileNotFoundError, ModuleNotFoundError, AssertionError) as error:

@@ -1,4 +1,5 @@
 """A term: one diversity loss at one level of the network, with its coefficient."""
+import inspect
 import math
 import re
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ from torch import Tensor
 from .losses import DiversityLoss
 from .records import LEVELS, Record
 from .registry import LOSSES
-from .taps.base import EMBED, Layer, Request, Tap
+from .taps.base import EMBED, Layer, Request, Tap, is_sequence
 
 #: Layers used where a term does not say; those of the paper.
 DEFAULT_LAYERS: dict[tuple[str, int], Any] = {
@@ -81,8 +82,8 @@ class DiversityTerm:
         self.on = on
         self.weight = float(weight)
         self.layers = DEFAULT_LAYERS[on, self.loss.num_records] if layers is None else layers
-        if self.loss.num_records == 2 and (isinstance(self.layers, (int, str)) or
-                                           len(self.layers) != 2):
+        if self.loss.num_records == 2 and not (is_sequence(self.layers) and
+                                               len(self.layers) == 2):
             raise ValueError(f'{type} compares two layers: `layers` must hold exactly two, but got '
                              f'{self.layers!r}')
         self.matrices = tuple(matrices or ('q', 'k', 'v')) if on == 'weight' else ()
@@ -143,6 +144,11 @@ def build_loss(type: str, **options: Any) -> DiversityLoss:
     loss = LOSSES.get(type)
     if loss is None:
         raise ValueError(f'`type` must be one of {sorted(LOSSES.module_dict)}, but got {type!r}')
+    signature = inspect.signature(loss)
+    try:
+        signature.bind(**options)
+    except TypeError as error:  # which alone would not show what the options are
+        raise TypeError(f'{type}{signature}: {error}') from error
     return loss(**options)
 
 

@@ -37,6 +37,7 @@ class DiversityHook(Hook):
         terms (Sequence[dict]): Config of each :class:`~mmdiverse.terms.DiversityTerm`.
 
     Raises:
+        TypeError: If a value of a term has a wrong type, or a loss has no such option.
         ValueError: If a term is invalid, or two share a name (when the hook is built); if no tap
             knows the backbone, a layer does not exist, or the number of classes of head and data
             differ (before training); if a loss cannot work on what it is given (in the first
@@ -53,6 +54,9 @@ class DiversityHook(Hook):
     def __init__(self, terms: Sequence[dict]) -> None:
         self.terms: list[DiversityTerm] = []
         for index, config in enumerate(terms):
+            if not isinstance(config, dict):
+                raise TypeError(f'DiversityHook `terms` must be a list of dicts, but terms[{index}]'
+                                f' is {config!r}')
             try:
                 self.terms.append(DiversityTerm(**config))
             except (TypeError, ValueError) as error:

@@ -38,13 +38,16 @@ def _squared_shift(z: Tensor, gx: Tensor, ggx: Tensor, gz: Tensor, ggz: Tensor,
                    eps: float) -> Tensor:
     """The loss, given ``Gx, GGx, Gz, GGz``; each ``(B, M)``."""
 
-    def dot(a: Tensor, b: Tensor) -> Tensor:
-        return (a * b).sum(-1, keepdim=True)
+    def quotient(image: Tensor, vector: Tensor) -> Tensor:
+        # Of a zero vector it is 0, not NaN: y is zero at the very optimum, where G is l I.
+        square = vector.square().sum(-1, keepdim=True) + eps
+        return (image * vector).sum(-1, keepdim=True) / \
+            square.clamp_min(torch.finfo(square.dtype).tiny)
 
-    largest = dot(ggx, gx) / (dot(gx, gx) + eps)
+    largest = quotient(ggx, gx)
     y = gz - largest * z
     by = (ggz - largest * gz) - largest * y
-    shift = dot(by, y) / (dot(y, y) + eps)
+    shift = quotient(by, y)
     return shift.square().squeeze(-1)
 
 
@@ -93,7 +96,7 @@ def power_step_eigenvalue_spread(vectors: Tensor, starts: Tensor, eps: float = 0
 
     :math:`\ell` stands for the largest eigenvalue and :math:`\ell + t` for the smallest. One step
     from a random start is a rough estimate: about a quarter of the true value for the weights of
-    a DeiT-S at initialisation.
+    a DeiT-S at initialisation. Where a denominator is 0 the quotient counts as 0.
 
     ``G`` is never formed. Since :math:`(G - \ell I) w = GGz_0 - 2 \ell G z_0 + \ell^2 z_0`, two
     applications of :math:`G = X X^\top` to the pair :math:`[x_0, z_0]` give everything: four

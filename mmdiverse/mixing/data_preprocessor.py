@@ -31,7 +31,7 @@ class PatchMixingDataPreprocessor(ClsDataPreprocessor):
 
     Raises:
         ValueError: If ``patch_size`` is not positive; in training, if the patches do not divide
-            the image, or a label is not below ``num_classes``.
+            the image.
         TypeError: If an augment does not tell how it mixed.
     """
 

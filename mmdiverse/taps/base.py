@@ -42,6 +42,11 @@ def fused_qkv_matrices(qkv: str, proj: str, fc1: str, fc2: str) -> dict[str, tup
             'fc1': (fc1, None), 'fc2': (fc2, None)}
 
 
+def is_sequence(layers: Any) -> bool:
+    """Whether ``layers`` of a term holds several layers; a string is one."""
+    return isinstance(layers, Sequence) and not isinstance(layers, str)
+
+
 class Tap:
     """Reads records from the backbones of one family.
 
@@ -111,7 +116,7 @@ class Tap:
         depth = len(self.blocks)
         if layers == 'all':
             return list(range(depth))
-        given = [layers] if isinstance(layers, (int, str)) else list(layers)
+        given = list(layers) if is_sequence(layers) else [layers]
         if not given:
             raise ValueError('`layers` is empty')
         resolved: list[Layer] = []
@@ -330,4 +335,4 @@ def build_tap(backbone: nn.Module, registry: Registry = TAPS) -> Tap:
 
 
 __all__ = ['EMBED', 'LEVELS', 'Layer', 'Request', 'Tap', 'TapPoints', 'build_tap',
-           'fused_qkv_matrices']
+           'fused_qkv_matrices', 'is_sequence']

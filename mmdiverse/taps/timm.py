@@ -12,7 +12,7 @@ from .base import Tap, TapPoints, fused_qkv_matrices
 from .vit import queries_and_keys
 
 POINTS = TapPoints(
-    embedding=('patch_embed', 'cls_token', 'reg_token', 'pos_embed', 'norm_pre'),
+    embedding=('patch_embed', 'cls_token', 'dist_token', 'reg_token', 'pos_embed', 'norm_pre'),
     attention='attn.qkv',
     matrices=fused_qkv_matrices('attn.qkv', 'attn.proj', 'mlp.fc1', 'mlp.fc2'))
 

@@ -18,7 +18,15 @@ PREFIX_TOKENS = ('cls_token', 'dist_token')
 
 
 def queries_and_keys(qkv: Tensor, num_heads: int) -> tuple[Tensor, Tensor]:
-    """Split the output ``(B, N, 3HD)`` of a fused layer into queries and keys ``(B, H, N, D)``."""
+    """Split the output of a fused layer.
+
+    Args:
+        qkv (Tensor): ``(B, N, 3HD)``.
+        num_heads (int): ``H``.
+
+    Returns:
+        tuple[Tensor, Tensor]: Queries and keys, each ``(B, H, N, D)``.
+    """
     split = qkv.unflatten(-1, (3, num_heads, -1))
     q, k, _ = split.unbind(2)
     return q.transpose(1, 2), k.transpose(1, 2)
