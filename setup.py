@@ -64,7 +64,7 @@ class BuildPyWithMim(build_py):
 
 
 class DevelopWithMim(develop):
-    """``setup.py develop``, which older pips still use for ``pip install -e`` and runs no build_py."""
+    """``setup.py develop``, by which older pips install editably, and which runs no build_py."""
 
     def run(self) -> None:
         fill_mim(ROOT / 'mmdiverse', link)

@@ -22,17 +22,17 @@ MIXING_PREPROCESSOR = 'mmdiverse.PatchMixingDataPreprocessor'
 MIXING_LOSS = 'mmdiverse.PatchMixingLoss'
 
 
-def load_config(name: str) -> Config:
+def load_config(name: str | Path) -> Config:
     """Load a config file, or a config that a package ships.
 
     Args:
-        name (str): A path, or ``package::path`` such as
+        name (str | Path): A path, or ``package::path`` such as
             ``mmpretrain::deit/deit-small_4xb256_in1k.py``.
 
     Raises:
         FileNotFoundError: If there is no such config.
     """
-    if '::' in name:
+    if '::' in str(name):
         return Config.fromstring(f'_base_ = [{name!r}]', '.py')
     return Config.fromfile(name)
 

@@ -1,24 +1,24 @@
 """Runs MMPretrain's own ``train.py`` and ``test.py``, after what they cannot do by themselves.
 
 The scripts that MMPretrain installs are executed as they are, with the user's arguments. Before
-that, a config named ``package::path`` or diversified by ``--diversity`` is written into the work
-dir as a file, and a process group is started where the machine has no GPU.
+that, a config named ``package::path`` is found, one diversified by ``--diversity`` is written into
+the work dir, and a process group is started where the machine has no GPU.
 """
 from __future__ import annotations
 
 import os
 import runpy
 import sys
-import warnings
 from argparse import ArgumentParser, Namespace
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryFile
 
 from mmengine.config import Config
+from torch import distributed
 
 from mmdiverse import compat
-from mmdiverse.config import diversify, list_fragments, load_config
+from mmdiverse.config import CONFIGS, diversify, list_fragments, load_config
 
 
 def run(script: str) -> None:
@@ -31,8 +31,6 @@ def run(script: str) -> None:
         SystemExit: Config or fragment do not exist, or the work dir cannot be written. The message
             is one line and says what to change.
     """
-    # OpenMMLab's MMEngine sets it off for every `package::path`; the user can do nothing about it.
-    warnings.filterwarnings('ignore', 'pkg_resources is deprecated')
     own, host_argv = _own_parser(script).parse_known_args()
     path = host_script(script)
     args = _parse_as_host(path, host_argv)
@@ -45,8 +43,8 @@ def run(script: str) -> None:
         raise SystemExit('--mixing goes with --diversity: state a fragment, one of '
                          f'{", ".join(list_fragments())}')
 
-    cfg = _load(args.config)
-    name = Path(args.config.rpartition('::')[2]).stem
+    config = config_path(args.config)
+    cfg, name = load_config(str(config)), config.stem
     if fragment is not None:
         try:
             cfg = diversify(cfg, fragment, mixing=mixing)
@@ -55,27 +53,56 @@ def run(script: str) -> None:
         name = '_'.join([name, Path(fragment).stem] + ['mixing'] * mixing)
     work_dir = _work_dir(args, cfg, name)
     check_writable(work_dir)
-    if fragment is not None or '::' in args.config:
-        host_argv = _replace_config(path, host_argv, args.config, _write(cfg, work_dir, name))
-    if compat.init_process_group_without_gpu(args.launcher):
+    if fragment is not None:
+        config = _write(cfg, work_dir, name)
+    if str(config) != args.config:
+        host_argv = _replace_config(path, host_argv, args.config, str(config))
+    gloo = compat.init_process_group_without_gpu(args.launcher)
+    if gloo:
         host_argv = _add_cfg_options(host_argv, compat.cpu_wrapper_options(cfg))
     sys.argv[1:] = host_argv
     runpy.run_path(str(path), run_name='__main__')
+    if gloo:  # a rank that leaves while another still talks to it may abort either
+        distributed.barrier()
+        distributed.destroy_process_group()
+
+
+def config_path(name: str) -> Path:
+    """Path of a config file that is given by path or as ``package::path``.
+
+    The file itself is used, not ``_base_ = 'package::path'``: MMEngine would mark every dict of
+    such a base with the package's scope, and an MMPretrain type is not found under another's.
+
+    Raises:
+        SystemExit: If there is no such file or package.
+    """
+    package, separator, inside = name.rpartition('::')
+    if not separator:
+        path = Path(name)
+    elif package == 'mmdiverse':
+        path = CONFIGS / inside
+    elif package.isidentifier() and find_spec(package) is not None:
+        path = _shipped(package, 'configs', inside)
+    else:
+        raise SystemExit(f'config {name!r}: the package {package!r} is not installed')
+    if not path.is_file():
+        raise SystemExit(f'config {name!r} does not exist{f" (no file {path})" * bool(separator)}: '
+                         'give the path of a file, or a config that a package ships, such as '
+                         'mmpretrain::deit/deit-small_4xb256_in1k.py')
+    return path
 
 
 def host_script(name: str) -> Path:
-    """Path of a script in MMPretrain's ``tools``, as a wheel or a source checkout lays it out.
+    """Path of a script in MMPretrain's ``tools``.
 
     Raises:
         FileNotFoundError: If this MMPretrain came without its tools.
     """
-    package = Path(find_spec('mmpretrain').origin).parent
-    places = [package / '.mim' / 'tools' / name, package.parent / 'tools' / name]
-    for place in places:
-        if place.is_file():
-            return place
-    raise FileNotFoundError(f'MMPretrain came without tools/{name}, expected at one of '
-                            f'{[str(place) for place in places]}; reinstall mmpretrain')
+    path = _shipped('mmpretrain', 'tools', name)
+    if not path.is_file():
+        raise FileNotFoundError(f'MMPretrain came without tools/{name}, expected at {path}; '
+                                'reinstall mmpretrain')
+    return path
 
 
 def check_writable(work_dir: Path) -> None:
@@ -120,15 +147,11 @@ def _parse_as_host(path: Path, argv: list[str]) -> Namespace | None:
         sys.argv = before
 
 
-def _load(name: str) -> Config:
-    if '::' not in name and not Path(name).is_file():
-        raise SystemExit(f'config {name!r} does not exist: give the path of a file, or a config '
-                         'that a package ships, such as mmpretrain::deit/deit-small_4xb256_in1k.py')
-    try:
-        return load_config(name)
-    except (FileNotFoundError, ModuleNotFoundError, AssertionError) as error:
-        # MMEngine asserts that it knows the package in front of `::`.
-        raise SystemExit(f'config {name!r} cannot be loaded: {_one_line(error)}') from None
+def _shipped(package: str, *parts: str) -> Path:
+    """A file that comes with a package: inside it in an installation, beside it in its sources."""
+    folder = Path(find_spec(package).origin).parent
+    mim = folder / '.mim'
+    return (mim if mim.is_dir() else folder.parent).joinpath(*parts)
 
 
 def _work_dir(args: Namespace, cfg: Config, name: str) -> Path:
@@ -138,12 +161,12 @@ def _work_dir(args: Namespace, cfg: Config, name: str) -> Path:
                 or Path('work_dirs', name))
 
 
-def _write(cfg: Config, work_dir: Path, name: str) -> str:
+def _write(cfg: Config, work_dir: Path, name: str) -> Path:
     # Every rank writes the file: renaming makes sure that none reads another's half.
     final, draft = work_dir / f'{name}.py', work_dir / f'.{name}.{os.getpid()}.py'
     draft.write_text(cfg.pretty_text, encoding='utf-8')
     draft.replace(final)
-    return str(final)
+    return final
 
 
 def _replace_config(path: Path, argv: list[str], old: str, new: str) -> list[str]:

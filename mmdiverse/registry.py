@@ -6,19 +6,47 @@ config of MMPretrain, MMDetection or MMSegmentation needs no ``custom_imports``.
 ``LOSSES`` and ``TAPS`` are roots of their own: a diversity loss is a formula over records and a
 tap reads a backbone, neither is a model that another library could build.
 """
-from mmengine.registry import DATASETS as MMENGINE_DATASETS
-from mmengine.registry import HOOKS as MMENGINE_HOOKS
-from mmengine.registry import MODELS as MMENGINE_MODELS
+import mmpretrain.registry as host
 from mmengine.registry import Registry
-from mmpretrain.registry import BATCH_AUGMENTS as MMPRETRAIN_BATCH_AUGMENTS
 
 SCOPE = 'mmdiverse'
 
-HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope=SCOPE, locations=['mmdiverse.hooks'])
-MODELS = Registry('model', parent=MMENGINE_MODELS, scope=SCOPE, locations=['mmdiverse.mixing'])
-DATASETS = Registry('dataset', parent=MMENGINE_DATASETS, scope=SCOPE,
-                    locations=['mmdiverse.datasets'])
-BATCH_AUGMENTS = Registry('batch augment', parent=MMPRETRAIN_BATCH_AUGMENTS, scope=SCOPE,
-                          locations=['mmdiverse.mixing'])
+
+class ScopedRegistry(Registry):
+    """A registry of this scope that also finds what MMPretrain registered.
+
+    MMEngine builds everything in a config that is inherited by ``_base_ = 'mmdiverse::...'`` in
+    this scope, though most of its types are MMPretrain's. The registries cannot simply be
+    children of MMPretrain's: MMEngine looks for ``mmdiverse.X`` among the children of its roots.
+
+    Args:
+        counterpart (Registry): MMPretrain's registry of the same kind.
+        locations (list[str]): Modules to import before the first look.
+    """
+
+    def __init__(self, counterpart: Registry, locations: list[str] | None = None) -> None:
+        super().__init__(counterpart.name, parent=counterpart.root, scope=SCOPE,
+                         # With none, MMEngine would look for mmdiverse.utils.
+                         locations=locations or [__name__])
+        self.counterpart = counterpart
+
+    def get(self, key: str) -> type | None:
+        """The class of a name; one without scope may be MMPretrain's."""
+        if '.' in key or key in self.module_dict:
+            return super().get(key)
+        self.import_from_location()
+        return super().get(key) if key in self.module_dict else self.counterpart.get(key)
+
+
+HOOKS = ScopedRegistry(host.HOOKS, ['mmdiverse.hooks'])
+MODELS = ScopedRegistry(host.MODELS, ['mmdiverse.mixing'])
+DATASETS = ScopedRegistry(host.DATASETS, ['mmdiverse.datasets'])
+BATCH_AUGMENTS = ScopedRegistry(host.BATCH_AUGMENTS, ['mmdiverse.mixing'])
+
+#: The kinds of which mmdiverse registers nothing; made so that its scope knows them.
+INHERITED = [ScopedRegistry(registry) for name, registry in vars(host).items()
+             if isinstance(registry, Registry) and registry.scope == 'mmpretrain'
+             and name not in globals()]
+
 LOSSES = Registry('diversity loss', scope=SCOPE, locations=['mmdiverse.losses'])
 TAPS = Registry('tap', scope=SCOPE, locations=['mmdiverse.taps'])

@@ -115,8 +115,8 @@ def test_mixing_has_a_name_and_a_default_work_dir_of_its_own(
 
 
 def test_a_packaged_config_of_mmpretrain_can_be_diversified(tmp_path, monkeypatch, host_argv):
-    call(monkeypatch, 'train.py', 'mmpretrain::deit/deit-small_4xb256_in1k.py', '--diversity', 'all',
-         '--work-dir', tmp_path)
+    call(monkeypatch, 'train.py', 'mmpretrain::deit/deit-small_4xb256_in1k.py',
+         '--diversity', 'all', '--work-dir', tmp_path)
     cfg = Config.fromfile(host_argv[0])
     assert cfg.model.backbone.arch == 'deit-small'
     assert cfg.custom_hooks[-1].type == 'mmdiverse.DiversityHook'
@@ -126,8 +126,8 @@ def test_the_config_is_replaced_where_the_host_reads_it(tmp_path, monkeypatch, h
     name = 'mmpretrain::deit/deit-tiny_4xb256_in1k.py'
     monkeypatch.chdir(tmp_path)
     call(monkeypatch, 'test.py', '--out', name, name, 'weights.pth', '--work-dir', 'out')
-    written = str(Path('out', 'deit-tiny_4xb256_in1k.py'))
-    assert host_argv == ['--out', name, written, 'weights.pth', '--work-dir', 'out']
+    shipped = str(launch.config_path(name))
+    assert host_argv == ['--out', name, shipped, 'weights.pth', '--work-dir', 'out']
 
 
 def test_cfg_options_of_the_user_survive_ours():
@@ -136,10 +136,15 @@ def test_cfg_options_of_the_user_survive_ours():
     assert added == [*argv, '--cfg-options', 'a=1', 'b=2', 'model_wrapper_cfg.device_ids=None']
 
 
+def test_packaged_configs_are_found_with_the_types_of_their_own_scope():
+    path = launch.config_path('mmdiverse::digits/deit-nano_diverse_digits.py')
+    assert path.is_file() and '_scope_' not in Config.fromfile(path).model
+
+
 @pytest.mark.parametrize(('words', 'message'), [
     (['missing.py'], "config 'missing.py' does not exist"),
-    (['mmpretrain::deit/missing.py'], "config 'mmpretrain::deit/missing.py' cannot be loaded"),
-    (['nobody::deit/missing.py'], 'does not support to load nobody config'),
+    (['mmpretrain::deit/missing.py'], "config 'mmpretrain::deit/missing.py' does not exist (no"),
+    (['nobody::deit/missing.py'], "the package 'nobody' is not installed"),
     (['CONFIG', '--diversity', 'missing'], "--diversity missing: no diversity fragment 'missing'"),
     (['CONFIG', '--mixing'], '--mixing goes with --diversity: state a fragment, one of all'),
     (['CONFIG', '--work-dir', 'CONFIG/sub'], 'pass a writable one with --work-dir'),

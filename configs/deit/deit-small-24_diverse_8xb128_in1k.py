@@ -5,4 +5,9 @@ _base_ = ['./deit-small_diverse_8xb128_in1k.py']
 
 model = dict(
     backbone=dict(
-        arch=dict(embed_dims=384, num_layers=24, num_heads=6, feedforward_channels=384 * 4)))
+        arch=dict(
+            _delete_=True,  # the base has a name here
+            embed_dims=384,
+            num_layers=24,
+            num_heads=6,
+            feedforward_channels=384 * 4)))

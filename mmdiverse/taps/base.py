@@ -147,12 +147,16 @@ class Tap:
         Raises:
             ValueError: If a module is missing, or attention cannot be rebuilt.
         """
-        for level, layer in sorted(set(requests), key=str):
+        requests = sorted(set(requests), key=str)
+        attention = {}
+        for layer in (layer for level, layer in requests if level == 'attention'):
+            # Before any hook is made, so that a failure leaves none behind.
+            self.check_attention(self.blocks[layer])
+            attention[layer] = self._find_module(self.blocks[layer], self.points.attention, layer)
+        for level, layer in requests:
             key = (level, layer)
             if level == 'attention':
-                block = self.blocks[layer]
-                self.check_attention(block)
-                module = self._find_module(block, self.points.attention, layer)
+                module = attention[layer]
                 self._handles.append(module.register_forward_hook(self._capture_output(key)))
             elif level == 'patch' and layer == EMBED:
                 self._handles.append(

@@ -10,7 +10,7 @@ test_pipeline = [dict(type='PackInputs')]
 
 # Loaded in this process: the images are in memory, and workers would cost more than they do.
 train_dataloader = dict(
-    batch_size=64,
+    batch_size=32,
     num_workers=0,
     persistent_workers=False,
     pin_memory=False,
@@ -28,7 +28,7 @@ val_evaluator = dict(type='Accuracy', topk=(1, ))
 test_evaluator = val_evaluator
 
 optim_wrapper = dict(
-    optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.05),
+    optimizer=dict(type='AdamW', lr=2e-3, weight_decay=0.05),
     paramwise_cfg=dict(
         norm_decay_mult=0.0,
         bias_decay_mult=0.0,
@@ -39,10 +39,10 @@ param_scheduler = [
     dict(type='LinearLR', start_factor=1e-3, by_epoch=False, end=50),
     dict(type='CosineAnnealingLR', eta_min=1e-5, by_epoch=True, convert_to_iter_based=True),
 ]
-train_cfg = dict(by_epoch=True, max_epochs=30, val_interval=1)
+train_cfg = dict(by_epoch=True, max_epochs=20, val_interval=1)
 val_cfg = dict()
 test_cfg = dict()
-auto_scale_lr = dict(base_batch_size=64)
+auto_scale_lr = dict(base_batch_size=32)
 
 default_scope = 'mmpretrain'
 default_hooks = dict(

@@ -1,0 +1,324 @@
+"""Each mend against the breakage it mends: in a fresh process, without it and with it."""
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from pickle import UnpicklingError
+
+import numpy as np
+import pytest
+import torch
+
+from mmdiverse import compat
+
+ROOT = Path(__file__).resolve().parent.parent
+OPENMMLAB_ONLY = "OneDL's MMEngine does not have this breakage"
+
+
+def is_onedl() -> bool:
+    from importlib.metadata import PackageNotFoundError, version
+    try:
+        return bool(version('onedl-mmengine'))
+    except PackageNotFoundError:
+        return False
+
+
+def python(code: str, *paths: Path, cwd: Path | None = None,
+           **env: str) -> subprocess.CompletedProcess[str]:
+    """Runs ``code`` in a process of its own that sees ``paths``, the project and no GPU."""
+    path = os.pathsep.join([*map(str, paths), str(ROOT)])
+    return subprocess.run(
+        [sys.executable, '-c', textwrap.dedent(code)], cwd=cwd, capture_output=True, text=True,
+        env={**os.environ, 'PYTHONPATH': path, 'CUDA_VISIBLE_DEVICES': '', **env}, timeout=120)
+
+
+@pytest.fixture(scope='module')
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a Runner saves: model, AdamW, EMA, two schedulers, the hooks' scores, message hub."""
+    folder = tmp_path_factory.mktemp('run')
+    # The mend matters when loading: made without mmdiverse, as MMPretrain's users make theirs.
+    ended = python(RUN + 'build("run", epochs=2).train()', cwd=folder)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    return folder / 'run' / 'epoch_2.pth'
+
+
+RUN = '''
+import numpy as np, torch
+from mmengine.evaluator import BaseMetric, Evaluator
+from mmengine.model import BaseModel
+from mmengine.runner import Runner
+
+class Model(BaseModel):
+    def __init__(self):
+        super().__init__()
+        self.linear = torch.nn.Linear(4, 2)
+    def forward(self, inputs, labels, mode='tensor'):
+        logits = self.linear(torch.stack(list(inputs)))
+        loss = torch.nn.functional.cross_entropy(logits, torch.as_tensor(labels))
+        return dict(loss=loss) if mode == 'loss' else logits
+
+class Score(BaseMetric):
+    def process(self, data_batch, data_samples):
+        self.results.append(1)
+    def compute_metrics(self, results):
+        return dict(score=np.float32(0.5))  # save_best keeps it as it is
+
+def build(work_dir, epochs, **kwargs):
+    data = dict(dataset=[(torch.ones(4), 0), (torch.zeros(4), 1)], batch_size=1,
+                sampler=dict(type='DefaultSampler', shuffle=True))
+    return Runner(
+        Model(), work_dir, train_dataloader=data, val_dataloader=data, val_cfg=dict(),
+        val_evaluator=Evaluator([Score()]), train_cfg=dict(by_epoch=True, max_epochs=epochs),
+        optim_wrapper=dict(optimizer=dict(type='AdamW', lr=1e-3), clip_grad=dict(max_norm=1.)),
+        param_scheduler=[dict(type='LinearLR', end=1), dict(type='CosineAnnealingLR', begin=1)],
+        default_hooks=dict(
+            checkpoint=dict(type='CheckpointHook', interval=1, save_best='score', rule='greater')),
+        custom_hooks=[dict(type='EMAHook')], default_scope='mmengine', **kwargs)
+'''
+
+
+class TestCheckpointGlobals:
+
+    def test_without_it_torch_refuses_the_file(self, checkpoint):
+        mended = torch.serialization.get_safe_globals()
+        torch.serialization.clear_safe_globals()
+        try:
+            with pytest.raises(UnpicklingError, match='Unsupported global'):
+                torch.load(checkpoint, weights_only=True)
+        finally:
+            torch.serialization.add_safe_globals(mended)
+
+    @pytest.mark.skipif(is_onedl(), reason=OPENMMLAB_ONLY)
+    def test_without_it_resuming_fails(self, checkpoint, tmp_path):
+        resume = f'build("out", epochs=3, resume=True, load_from={str(checkpoint)!r}).train()'
+        ended = python(RUN + resume, cwd=tmp_path)
+        assert ended.returncode == 1
+        assert 'HistoryBuffer was not an allowed global' in ended.stderr
+
+    @pytest.mark.skipif(not is_onedl(), reason="OpenMMLab's MMEngine stops instead")
+    def test_without_it_resuming_loads_unsafely(self, checkpoint, tmp_path):
+        resume = f'build("out", epochs=3, resume=True, load_from={str(checkpoint)!r}).train()'
+        ended = python(RUN + resume, cwd=tmp_path)
+        assert 'Falling back to weights_only=False' in ended.stdout + ended.stderr
+
+    def test_with_it_a_run_resumes_and_never_loads_unsafely(self, checkpoint, tmp_path):
+        resume = f'build("out", epochs=3, resume=True, load_from={str(checkpoint)!r}).train()'
+        ended = python('import mmdiverse\n' + RUN + resume, cwd=tmp_path)
+        assert ended.returncode == 0, ended.stderr[-3000:]
+        assert 'resumed epoch: 2' in ended.stdout
+        assert 'Falling back' not in ended.stdout + ended.stderr
+        assert (tmp_path / 'out' / 'epoch_3.pth').exists()
+
+    def test_with_it_every_part_of_the_file_arrives(self, checkpoint):
+        loaded = torch.load(checkpoint, weights_only=True)
+        assert loaded['message_hub']['log_scalars']['train/loss'].statistics('mean') > 0
+        assert loaded['message_hub']['runtime_info']['best_score'] == 0.5
+        assert {'state_dict', 'optimizer', 'param_schedulers', 'ema_state_dict'} <= set(loaded)
+
+    def test_getattr_itself_stays_forbidden(self, tmp_path):
+        class Thief:
+            def __reduce__(self):
+                return getattr, (str, 'format')
+
+        torch.save(Thief(), tmp_path / 'bad.pth')
+        assert getattr not in torch.serialization.get_safe_globals()
+        with pytest.raises(Exception, match='Weights only load failed'):
+            torch.load(tmp_path / 'bad.pth', weights_only=True)
+
+    @pytest.mark.parametrize(('owner', 'name'), [(str, 'min'), ('history', '__init__')])
+    def test_its_stand_in_knows_four_names_only(self, owner, name):
+        from mmengine.logging import HistoryBuffer
+        with pytest.raises(Exception, match='allows only the statistics of .*HistoryBuffer'):
+            compat._history_statistic(HistoryBuffer if owner == 'history' else owner, name)
+
+    def test_a_file_written_under_numpy_1_loads(self):
+        buffer = io.BytesIO()
+        # The legacy format is a bare pickle, where a module's name can be exchanged.
+        torch.save({'score': np.float64(2)}, buffer, _use_new_zipfile_serialization=False)
+        old = buffer.getvalue().replace(b'numpy._core.multiarray', b'numpy.core.multiarray')
+        assert b'numpy.core.multiarray' in old
+        assert torch.load(io.BytesIO(old), weights_only=True)['score'] == 2
+
+
+class TestConfigPackage:
+
+    def test_without_it_mmengine_does_not_know_the_package(self, monkeypatch):
+        from mmengine.config import Config, utils
+
+        monkeypatch.delitem(utils.MODULE2PACKAGE, 'mmdiverse')
+        with pytest.raises(AssertionError, match='does not support to load mmdiverse config'):
+            Config.fromstring("_base_ = 'mmdiverse::_base_/diversity/all.py'", '.py')
+
+    def test_it_names_a_module_where_the_distribution_does_not_hold_the_package(self, monkeypatch):
+        """A modern editable install: metadata in site-packages, sources elsewhere."""
+        from mmengine.config import utils
+        from mmengine.utils import get_installed_path
+
+        class Elsewhere:
+            def locate_file(self, name):
+                return Path('/site-packages', name)
+
+        monkeypatch.delitem(utils.MODULE2PACKAGE, 'mmdiverse')
+        monkeypatch.setattr(compat, 'distribution', lambda name: Elsewhere())
+        assert compat.register_config_package()
+        found = Path(get_installed_path(utils.MODULE2PACKAGE['mmdiverse']))
+        assert found == ROOT / 'mmdiverse'
+
+
+def fake(folder: Path, name: str, version: str, **modules: str) -> None:
+    """A package, and the metadata by which MMPretrain decides whether it is installed."""
+    package = folder / name
+    package.mkdir(parents=True)
+    (package / '__init__.py').write_text('')
+    for module, source in modules.items():
+        (package / f'{module}.py').write_text(source)
+    info = folder / f'{name}-{version}.dist-info'
+    info.mkdir()
+    (info / 'METADATA').write_text(f'Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n')
+
+
+class TestMultimodal:
+
+    @pytest.fixture
+    def clash(self, tmp_path: Path) -> Path:
+        """A transformers that lost what MMPretrain imports, beside pycocotools."""
+        fake(tmp_path, 'transformers', '5.0.0', modeling_utils='class PreTrainedModel: ...')
+        fake(tmp_path, 'pycocotools', '2.0')
+        return tmp_path
+
+    def test_without_it_no_model_of_mmpretrain_can_be_imported(self, clash):
+        ended = python('import mmpretrain.models', clash)
+        assert ended.returncode == 1
+        assert 'Error' in ended.stderr and 'transformers' in ended.stderr + 'NoneType'
+
+    def test_with_it_the_vision_models_can(self, clash):
+        ended = python('''
+            import mmdiverse
+            from mmpretrain.models import VisionTransformer
+            from mmpretrain.registry import MODELS
+            MODELS.build(dict(type='BlipCaption'))''', clash)
+        assert 'requires extra multi-modal dependencies' in ended.stderr
+
+    def test_not_applied_when_transformers_has_the_names(self, clash, monkeypatch):
+        wanted = {name.rpartition('.') for name in lost(clash, monkeypatch)}
+        for module, _, name in wanted:
+            file = clash.joinpath(*module.split('.')).with_suffix('.py')
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with file.open('a') as source:
+                source.write(f'\n{name} = object')
+        assert wanted and lost(clash, monkeypatch) == []
+
+    def test_not_applied_without_pycocotools(self, clash, monkeypatch):
+        (clash / 'pycocotools').rename(clash / 'something_else')
+        monkeypatch.syspath_prepend(clash)
+        assert not compat.disable_broken_multimodal()
+
+
+def lost(clash: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    find = compat.find_spec
+    with monkeypatch.context() as patch:
+        from importlib.machinery import PathFinder
+        patch.setattr(compat, 'find_spec', lambda name: PathFinder.find_spec(name, [str(clash)])
+                      or find(name))
+        return sorted(set(compat._lost_transformers_names()))
+
+
+class TestProcessGroup:
+
+    ENV = dict(RANK='0', LOCAL_RANK='0', WORLD_SIZE='1', MASTER_ADDR='127.0.0.1')
+    WRAP = '''
+        import os, socket, torch
+        with socket.socket() as free:
+            free.bind(('127.0.0.1', 0))
+            os.environ['MASTER_PORT'] = str(free.getsockname()[1])
+        import mmdiverse.compat as compat
+        from mmengine.runner import Runner
+        from mmengine.model import BaseModel
+        class Model(BaseModel):
+            def __init__(self):
+                super().__init__()
+                self.linear = torch.nn.Linear(1, 1)
+            def forward(self):
+                pass
+        '''
+
+    @pytest.mark.skipif(torch.cuda.is_available(), reason='needs a machine without a GPU')
+    def test_without_it_the_runner_asks_for_a_gpu(self, tmp_path):
+        ended = python(textwrap.dedent(self.WRAP) + 'Runner(Model(), "out", launcher="pytorch")',
+                       cwd=tmp_path, **self.ENV)
+        assert ended.returncode == 1
+        assert 'in init_dist' in ended.stderr and 'set_device' in ended.stderr
+
+    def test_without_the_options_the_wrapper_refuses_the_cpu(self, tmp_path):
+        ended = python(textwrap.dedent(self.WRAP) + textwrap.dedent('''
+            compat.init_process_group_without_gpu("pytorch")
+            Runner(Model(), "out", launcher="pytorch")'''), cwd=tmp_path, **self.ENV)
+        assert 'device_ids and output_device arguments only work' in ended.stderr
+
+    def test_with_both_the_model_is_wrapped(self, tmp_path):
+        ended = python(textwrap.dedent(self.WRAP) + textwrap.dedent('''
+            from argparse import ArgumentParser
+            from mmengine.config import Config, DictAction
+            from mmengine.registry import MODELS
+            assert compat.init_process_group_without_gpu("pytorch")
+            assert not compat.init_process_group_without_gpu("pytorch")
+            MODELS.register_module(module=Model)
+            cfg = Config(dict(model=dict(type="Model"), work_dir="out", launcher="pytorch",
+                              find_unused_parameters=True))
+            parser = ArgumentParser()
+            parser.add_argument("--cfg-options", nargs="+", action=DictAction)
+            words = ["--cfg-options", *compat.cpu_wrapper_options(cfg)]
+            cfg.merge_from_dict(parser.parse_args(words).cfg_options)
+            model = Runner.from_cfg(cfg).model
+            print(type(model).__name__, model.device_ids, model.broadcast_buffers,
+                  model.find_unused_parameters)'''), cwd=tmp_path, **self.ENV)
+        assert 'MMDistributedDataParallel None False True' in ended.stdout, ended.stderr[-2000:]
+
+    def test_nothing_to_do_without_a_launcher(self):
+        assert not compat.init_process_group_without_gpu('none')
+
+    @pytest.mark.skipif(torch.cuda.is_available(), reason='needs a machine without a GPU')
+    @pytest.mark.parametrize(('launcher', 'missing'), [
+        ('pytorch', 'RANK'), ('slurm', 'SLURM_PROCID'), ('mpi', 'OMPI_COMM_WORLD_RANK')])
+    def test_a_missing_variable_of_the_launcher_is_named(self, launcher, missing, monkeypatch):
+        for name in ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK'):
+            monkeypatch.delenv(name, raising=False)
+        with pytest.raises(RuntimeError, match=f'--launcher {launcher} needs {missing}'):
+            compat.init_process_group_without_gpu(launcher)
+
+    def test_slurm_variables_are_translated(self, tmp_path):
+        scontrol = tmp_path / 'scontrol'
+        scontrol.write_text('#!/bin/sh\necho 127.0.0.1\necho other\n')
+        scontrol.chmod(0o755)
+        ended = python('''
+            import os, socket
+            with socket.socket() as free:
+                free.bind(('127.0.0.1', 0))
+                os.environ['MASTER_PORT'] = str(free.getsockname()[1])
+            from mmdiverse import compat
+            from torch import distributed
+            print(compat.init_process_group_without_gpu('slurm'), distributed.get_backend(),
+                  os.environ['MASTER_ADDR'])''',
+                       SLURM_PROCID='0', SLURM_NTASKS='1', SLURM_LOCALID='0',
+                       SLURM_NODELIST='n[1-2]', PATH=f'{tmp_path}{os.pathsep}{os.environ["PATH"]}')
+        assert ended.stdout.split() == ['True', 'gloo', '127.0.0.1'], ended.stderr[-2000:]
+
+
+def test_apply_names_what_it_did_and_a_second_call_finds_nothing(monkeypatch):
+    from mmengine.config.utils import MODULE2PACKAGE
+
+    monkeypatch.delitem(MODULE2PACKAGE, 'mmdiverse')
+    torch.serialization.clear_safe_globals()
+    assert compat.apply() == ['allow_checkpoint_globals', 'register_config_package']
+    assert compat.apply() == []
+
+
+def test_importing_the_package_imports_no_models():
+    ended = python('''
+        import mmdiverse, sys
+        print([name for name in ('mmpretrain.models', 'transformers') if name in sys.modules])''')
+    assert ended.stdout.strip() == '[]', ended.stderr
