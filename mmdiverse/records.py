@@ -13,7 +13,6 @@ weight     matrices               rows (output neurons)           columns (input
 =========  =====================  ==============================  ==========================
 """
 from functools import cached_property
-from typing import Optional
 
 import torch
 from torch import Tensor
@@ -153,10 +152,10 @@ class AttentionRecord(Record):
 
     def __init__(self,
                  layer: int | str = -1,
-                 maps: Optional[Tensor] = None,
-                 q: Optional[Tensor] = None,
-                 k: Optional[Tensor] = None,
-                 scale: Optional[float] = None) -> None:
+                 maps: Tensor | None = None,
+                 q: Tensor | None = None,
+                 k: Tensor | None = None,
+                 scale: float | None = None) -> None:
         super().__init__(layer)
         if (maps is None) == (q is None or k is None or scale is None):
             raise ValueError('AttentionRecord takes either `maps` or all of `q`, `k` and `scale`')

@@ -3,7 +3,7 @@ import inspect
 import math
 import re
 from collections.abc import Sequence
-from typing import Any, Optional
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -60,9 +60,9 @@ class DiversityTerm:
                  on: str,
                  weight: float,
                  layers: Layer | Sequence[Layer] | None = None,
-                 matrices: Optional[Sequence[str]] = None,
+                 matrices: Sequence[str] | None = None,
                  reduction: str = 'mean',
-                 name: Optional[str] = None,
+                 name: str | None = None,
                  **loss: Any) -> None:
         if on not in LEVELS:
             raise ValueError(f'`on` must be one of {list(LEVELS)}, but got {on!r}')

@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 from mmengine.config import Config
 from mmengine.hooks import Hook
@@ -102,7 +102,7 @@ class Progress(Hook):
     def after_train_epoch(self, runner: Runner) -> None:
         self.epoch_seconds.append(time.perf_counter() - self._start)
 
-    def after_val_epoch(self, runner: Runner, metrics: Optional[dict] = None) -> None:
+    def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
         self.epochs_left -= 1
         self._all_seconds.append(time.perf_counter() - self._start)
         left = int(self.epochs_left * statistics.fmean(self._all_seconds))
@@ -153,7 +153,7 @@ def _quiet_runner(cfg: Config) -> Runner:
     return runner
 
 
-def _load_result(folder: Path, cfg: Config) -> Optional[dict[str, Any]]:
+def _load_result(folder: Path, cfg: Config) -> dict[str, Any] | None:
     folder.mkdir(parents=True, exist_ok=True)
     marker = folder / 'config.sha256'
     digest = _digest(cfg)

@@ -1,6 +1,6 @@
 """The hook that turns a run of MMPretrain into a diversified one."""
 from collections.abc import Sequence
-from typing import Any, Optional
+from typing import Any
 
 import torch
 from mmengine.hooks import Hook
@@ -67,9 +67,9 @@ class DiversityHook(Hook):
             if names.count(name) > 1:
                 raise ValueError(f'DiversityHook: {names.count(name)} terms share the name '
                                  f'{name!r}; give each a `name` of its own')
-        self.tap: Optional[Tap] = None
+        self.tap: Tap | None = None
         self._handles: list[RemovableHandle] = []
-        self._generator: Optional[torch.Generator] = None
+        self._generator: torch.Generator | None = None
 
     @property
     def enabled_terms(self) -> list[DiversityTerm]:
@@ -89,7 +89,7 @@ class DiversityHook(Hook):
             runner.logger.info('Diversity terms: none, all weights are 0')
 
     def before_train_iter(self, runner: Runner, batch_idx: int,
-                          data_batch: Optional[Any] = None) -> None:
+                          data_batch: Any | None = None) -> None:
         """Seed the random starts of this iteration."""
         if self._generator is not None:
             self._generator.manual_seed((runner.seed or 0) + runner.iter)
@@ -150,7 +150,7 @@ class DiversityHook(Hook):
             self.tap.start()
 
     def _after_forward(self, model: nn.Module, args: tuple, kwargs: dict,
-                       output: Any) -> Optional[dict]:
+                       output: Any) -> dict | None:
         if not self.tap.stop():
             return None
         try:

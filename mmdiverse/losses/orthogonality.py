@@ -1,5 +1,5 @@
 """Conditional orthogonality: the spread of the eigenvalues of the Gram matrix."""
-from typing import Any, Optional
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -75,7 +75,7 @@ class _PowerStepSpread(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Optional[Tensor], None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, None]:
         x, starts, v1, p1, v2, grad_p1, grad_p2 = ctx.saved_tensors
         # Back through p2 = X v2, v2 = X' p1, p1 = X v1, v1 = X' starts, in this order.
         grad_v2 = x.mT @ grad_p2
@@ -159,7 +159,7 @@ class ConditionalOrthogonalityLoss(DiversityLoss):
         if eps < 0:
             raise ValueError(f'`eps` must not be negative, but got {eps}')
         self.eps = eps
-        self.generator: Optional[torch.Generator] = None
+        self.generator: torch.Generator | None = None
 
     def forward(self, record: Record) -> Tensor:
         x = record.unit_vectors() if self.normalize else record.vectors()

@@ -1,6 +1,5 @@
 """Mixup and CutMix that know what every patch shows of which image."""
 from dataclasses import dataclass
-from typing import Optional
 
 import numpy as np
 import torch
@@ -27,7 +26,7 @@ class PatchMix:
 
     partner: Tensor
     lam: float
-    box: Optional[Box] = None
+    box: Box | None = None
 
     def shares(self, image_size: tuple[int, int], patch_size: tuple[int, int]) -> Tensor:
         """Share of every patch that is the image's own; see :func:`patch_shares`."""
@@ -95,7 +94,7 @@ class PatchMixup(Mixup):
         super().__init__(alpha=alpha)
         self.partner = check_choice('partner', partner, PARTNERS)
 
-    def __call__(self, batch_inputs: Tensor, batch_score: Optional[Tensor] = None
+    def __call__(self, batch_inputs: Tensor, batch_score: Tensor | None = None
                  ) -> tuple[Tensor, PatchMix]:
         """Mix a batch.
 
@@ -131,7 +130,7 @@ class PatchCutMix(CutMix):
         super().__init__(alpha=alpha, **kwargs)
         self.partner = check_choice('partner', partner, PARTNERS)
 
-    def __call__(self, batch_inputs: Tensor, batch_score: Optional[Tensor] = None
+    def __call__(self, batch_inputs: Tensor, batch_score: Tensor | None = None
                  ) -> tuple[Tensor, PatchMix]:
         """Mix a batch; see :meth:`PatchMixup.__call__`. The images are changed in place."""
         lam = float(np.random.beta(self.alpha, self.alpha))

@@ -1,5 +1,5 @@
 """Data preprocessor that tells the head how the images of a batch were mixed."""
-from typing import Any, Optional
+from typing import Any
 
 import torch
 from mmpretrain.models.utils import ClsDataPreprocessor
@@ -35,7 +35,7 @@ class PatchMixingDataPreprocessor(ClsDataPreprocessor):
         TypeError: If an augment does not tell how it mixed.
     """
 
-    def __init__(self, patch_size: int | tuple[int, int], batch_augments: Optional[dict] = None,
+    def __init__(self, patch_size: int | tuple[int, int], batch_augments: dict | None = None,
                  **kwargs: Any) -> None:
         # Without augments of its own, the host neither mixes nor makes one-hot labels.
         super().__init__(**kwargs)

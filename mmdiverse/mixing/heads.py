@@ -1,14 +1,17 @@
 """Heads that classify every patch with the weights that classify the image."""
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from mmpretrain.models.heads import LinearClsHead, VisionTransformerClsHead
 from mmpretrain.structures import DataSample
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..registry import MODELS
+from .cross_entropy import PatchMixingLoss
 
 
-def patch_mixing_loss(loss_module: torch.nn.Module, logits: Tensor, data_samples: list[DataSample],
+def patch_mixing_loss(loss_module: nn.Module, logits: Tensor, data_samples: list[DataSample],
                       num_classes: int) -> dict[str, Tensor]:
     """Collect the mixed labels of a batch and evaluate the mixing loss.
 
@@ -47,6 +50,18 @@ def patch_mixing_loss(loss_module: torch.nn.Module, logits: Tensor, data_samples
     return {'loss': loss}
 
 
+def check_loss_module(loss_module: nn.Module) -> None:
+    """Check that a head can use its loss for mixed patches.
+
+    Raises:
+        TypeError: If it is no :class:`~mmdiverse.mixing.PatchMixingLoss`.
+    """
+    if not isinstance(loss_module, PatchMixingLoss):
+        raise TypeError('`model.head.loss` must be of type mmdiverse.PatchMixingLoss to mix patches'
+                        f', but got {type(loss_module).__name__}; in a config that inherits '
+                        'another loss, replace it with `_delete_=True`')
+
+
 @MODELS.register_module()
 class PatchMixingClsHead(VisionTransformerClsHead):
     """MMPretrain's VisionTransformerClsHead that also classifies every patch in training.
@@ -60,12 +75,14 @@ class PatchMixingClsHead(VisionTransformerClsHead):
             ``out_type='raw'`` in MMPretrain's, as timm's do.
 
     Raises:
+        TypeError: If ``loss`` is no PatchMixingLoss.
         ValueError: In training, if the backbone gives its class token alone, or samples do not
             fit; see :func:`patch_mixing_loss`.
     """
 
-    def __init__(self, *args, loss: dict = dict(type='mmdiverse.PatchMixingLoss'), **kwargs) -> None:
-        super().__init__(*args, loss=loss, **kwargs)
+    def __init__(self, *args: Any, loss: dict | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, loss=loss or dict(type='mmdiverse.PatchMixingLoss'), **kwargs)
+        check_loss_module(self.loss_module)
 
     def pre_logits(self, feats: tuple[Tensor, ...]) -> Tensor:
         """The class token before the classification layer, ``(B, D)``."""
@@ -97,12 +114,14 @@ class PatchMixingLinearClsHead(LinearClsHead):
             ``dict(type='mmdiverse.PatchMixingLoss')``.
 
     Raises:
+        TypeError: If ``loss`` is no PatchMixingLoss.
         ValueError: If the head gets no feature map; in training, if samples do not fit; see
             :func:`patch_mixing_loss`.
     """
 
-    def __init__(self, *args, loss: dict = dict(type='mmdiverse.PatchMixingLoss'), **kwargs) -> None:
-        super().__init__(*args, loss=loss, **kwargs)
+    def __init__(self, *args: Any, loss: dict | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, loss=loss or dict(type='mmdiverse.PatchMixingLoss'), **kwargs)
+        check_loss_module(self.loss_module)
 
     def pre_logits(self, feats: tuple[Tensor, ...]) -> Tensor:
         """The pooled features before the classification layer, ``(B, D)``."""

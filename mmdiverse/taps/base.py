@@ -2,7 +2,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Any
 
 import torch
 from mmengine.registry import Registry
@@ -33,7 +33,7 @@ class TapPoints:
 
     embedding: tuple[str, ...]
     attention: str
-    matrices: dict[str, tuple[str, Optional[int]]]
+    matrices: dict[str, tuple[str, int | None]]
 
 
 def fused_qkv_matrices(qkv: str, proj: str, fc1: str, fc2: str) -> dict[str, tuple[str, Any]]:
@@ -272,14 +272,14 @@ class Tap:
         return self.backbone
 
     def _weight_records(self, layer: int, matrices: Sequence[str]) -> list[Record]:
-        places: dict[str, list[Optional[int]]] = {}
+        places: dict[str, list[int | None]] = {}
         for name in matrices:
             path, place = self.points.matrices[name]
             places.setdefault(path, []).append(place)
         return [WeightRecord(self._stack(layer, path, order), layer)
                 for path, order in places.items()]
 
-    def _stack(self, layer: int, path: str, order: list[Optional[int]]) -> Tensor:
+    def _stack(self, layer: int, path: str, order: list[int | None]) -> Tensor:
         linear = self._find_module(self.blocks[layer], path, layer)
         weight = linear.weight
         expected = (linear.out_features, linear.in_features)
