@@ -1,0 +1,354 @@
+"""What every registered tap keeps to, whatever its family of backbones."""
+import weakref
+
+import pytest
+import torch
+from mmpretrain.models.backbones import ResNet
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from mmdiverse.registry import TAPS
+from mmdiverse.taps import Tap, build_tap
+from tests.taps.families import FAMILIES, Family, attached, everything
+
+TAPS.import_from_location()
+
+every_family = pytest.mark.parametrize('family', FAMILIES, ids=str)
+every_level = pytest.mark.parametrize('level', ['patch', 'attention'])
+
+
+def split_qkv(qkv: Tensor, heads: int) -> list[Tensor]:
+    """Queries, keys and values ``(B, H, N, d)`` of the output of a fused layer."""
+    batch, tokens, width = qkv.shape
+    return list(qkv.view(batch, tokens, 3, heads, width // 3 // heads).permute(2, 0, 3, 1, 4))
+
+
+def hooks_of(backbone: nn.Module) -> int:
+    return sum(len(module._forward_hooks) + len(module._forward_pre_hooks)
+               for module in backbone.modules())
+
+
+def seeded_forward(backbone: nn.Module, images: Tensor) -> tuple[Tensor, ...]:
+    torch.manual_seed(7)
+    return backbone(images)
+
+
+def test_every_registered_tap_has_a_family() -> None:
+    registered = {name for name in TAPS.module_dict
+                  if TAPS.module_dict[name].__module__.startswith('mmdiverse.')}
+    assert registered == {family.tap for family in FAMILIES}
+
+
+@every_family
+def test_the_right_tap_is_built(family: Family) -> None:
+    assert type(build_tap(family.build())) is TAPS.get(family.tap)
+
+
+@every_family
+@pytest.mark.parametrize('training', [False, True])
+def test_outputs_stay_the_same_bit_for_bit(family: Family, training: bool) -> None:
+    backbone = family.build()
+    backbone.train(training)
+    expected = seeded_forward(backbone, family.images())
+    tap = attached(backbone)
+    with tap.recording():
+        outputs = seeded_forward(backbone, family.images())
+        tap.records('attention', 0), tap.records('patch', 0)
+    assert all(torch.equal(*pair) for pair in zip(outputs, expected, strict=True))
+
+
+@every_family
+def test_maps_times_values_are_the_attention(family: Family) -> None:
+    backbone = family.build()
+    tap, seen = attached(backbone), {}
+    for layer, block in enumerate(family.find_blocks(backbone)):
+        attention = family.find_attention(block)
+        attention.qkv.register_forward_hook(
+            lambda module, args, output, layer=layer: seen.update({('qkv', layer): output}))
+        attention.proj.register_forward_pre_hook(
+            lambda module, args, layer=layer: seen.update({('proj', layer): args[0]}))
+    with tap.recording():
+        backbone(family.images())
+        for layer, block in enumerate(tap.blocks):
+            _, _, values = split_qkv(seen['qkv', layer], family.find_attention(block).num_heads)
+            maps = tap.records('attention', layer)[0].maps
+            output = (maps @ values).transpose(1, 2).flatten(2)
+            torch.testing.assert_close(output, seen['proj', layer], rtol=1e-5, atol=1e-5)
+
+
+@every_family
+def test_maps_have_a_row_per_token_that_sums_to_one(family: Family) -> None:
+    backbone = family.build()
+    tap = attached(backbone)
+    with tap.recording():
+        backbone(family.images())
+        maps = tap.records('attention', 0)[0].maps
+    torch.testing.assert_close(maps.sum(-1), torch.ones(maps.shape[:-1]))
+
+
+@every_family
+def test_patch_records_are_the_outputs_of_blocks_without_prefix(family: Family) -> None:
+    backbone = family.build()
+    tap, outputs = attached(backbone), []
+    for block in family.find_blocks(backbone):
+        block.register_forward_hook(lambda module, args, output: outputs.append(output))
+    with tap.recording():
+        backbone(family.images())
+        records = [tap.records('patch', layer)[0] for layer in range(len(tap.blocks))]
+        # A register may hold several tokens, so they are counted from the patches.
+        skipped = outputs[0].size(1) - family.num_patches
+        assert skipped >= len(family.prefix) and len(records) == len(outputs)
+        assert all(torch.equal(record.vectors(), output[:, skipped:])
+                   for record, output in zip(records, outputs))
+
+
+@every_family
+def test_prefix_tokens_are_not_in_the_embedding_record(family: Family) -> None:
+    backbone = family.build()
+    tap = attached(backbone)
+
+    def embedding() -> Tensor:
+        with tap.recording(), torch.no_grad():
+            backbone(family.images())
+            return tap.records('patch', 'embed')[0].vectors()
+
+    before = embedding()
+    with torch.no_grad():
+        for path in family.prefix:
+            parent, _, name = path.rpartition('.')
+            getattr(backbone.get_submodule(parent), name).add_(torch.randn(()))
+    after = embedding()
+    assert after.size(1) == family.num_patches and torch.equal(after, before)
+
+
+@every_family
+@every_level
+def test_gradient_reaches_the_layer_and_those_before_it(family: Family, level: str) -> None:
+    backbone = family.build()
+    tap = attached(backbone)
+    with tap.recording():
+        backbone(family.images())
+        tap.records(level, 1)[0].vectors().square().sum().backward()
+    first, second, *later = family.find_blocks(backbone)
+    for block in (first, second):
+        assert family.find_attention(block).qkv.weight.grad.abs().sum() > 0
+    assert all(parameter.grad is None for block in later for parameter in block.parameters())
+
+
+@every_family
+def test_gradient_of_the_embedding_reaches_no_block(family: Family) -> None:
+    backbone = family.build()
+    tap = attached(backbone)
+    with tap.recording():
+        backbone(family.images())
+        tap.records('patch', 'embed')[0].vectors().square().sum().backward()
+    trained = [name for name, parameter in backbone.named_parameters()
+               if parameter.grad is not None]
+    assert any('patch_embed' in name for name in trained)
+    assert not any(family.blocks in name for name in trained)
+
+
+@every_family
+def test_every_parameter_of_the_embedding_is_known(family: Family) -> None:
+    # Else training one of them alone would not be noticed where its gradient is cut.
+    backbone = family.build()
+    tap = attached(backbone)
+    with tap.recording():
+        backbone(family.images())
+        tap._captured['patch', 'embed'].square().sum().backward()  # prefix tokens too
+    known = {id(parameter) for parameter in tap._parameters_before('embed')}
+    assert {name for name, parameter in backbone.named_parameters()
+            if parameter.grad is not None and id(parameter) not in known} == set()
+
+
+@every_family
+def test_nothing_is_captured_outside_recording(family: Family) -> None:
+    backbone = family.build()
+    tap = attached(backbone)
+    backbone(family.images())
+    with pytest.raises(RuntimeError, match='nothing was captured'):
+        tap.records('patch', 0)
+
+
+@every_family
+def test_detaching_leaves_no_hook_and_no_tensor(family: Family) -> None:
+    backbone, kept = family.build(), []
+    family.find_blocks(backbone)[0].register_forward_hook(
+        lambda module, args, output: kept.append(weakref.ref(output)))
+    hooks = hooks_of(backbone)
+    tap = attached(backbone)
+    tap.start()
+    backbone(family.images())
+    tap.records('patch', 0), tap.records('attention', 0)
+    tap.detach()
+    assert hooks_of(backbone) == hooks and kept[0]() is None
+
+
+@every_family
+def test_leaving_recording_forgets_the_tensors(family: Family) -> None:
+    backbone, kept = family.build(), []
+    family.find_blocks(backbone)[0].register_forward_hook(
+        lambda module, args, output: kept.append(weakref.ref(output)))
+    tap = attached(backbone)
+    with tap.recording():
+        backbone(family.images())
+        tap.records('patch', 0)
+    assert kept[0]() is None
+
+
+@every_family
+def test_weights_are_found_by_name(family: Family) -> None:
+    backbone = family.build()
+    tap = build_tap(backbone)
+    for layer, block in enumerate(family.find_blocks(backbone)):
+        for name, matrix in family.find_matrices(block).items():
+            record, = tap.records('weight', layer, (name, ))
+            assert torch.equal(record.vectors(), matrix[None])
+
+
+@every_family
+def test_matrices_of_one_linear_layer_share_a_record_in_the_order_asked_for(family: Family
+                                                                           ) -> None:
+    backbone = family.build()
+    matrices = family.find_matrices(family.find_blocks(backbone)[0])
+    fused, single = build_tap(backbone).records('weight', 0, ('v', 'q', 'proj'))
+    assert torch.equal(fused.vectors(), torch.stack((matrices['v'], matrices['q'])))
+    assert torch.equal(single.vectors(), matrices['proj'][None])
+
+
+@every_family
+def test_queries_keys_and_values_together_are_no_copy(family: Family) -> None:
+    backbone = family.build()
+    weight = family.find_attention(family.find_blocks(backbone)[0]).qkv.weight
+    record, = build_tap(backbone).records('weight', 0, ('q', 'k', 'v'))
+    assert record.vectors().untyped_storage().data_ptr() == weight.untyped_storage().data_ptr()
+
+
+@every_family
+def test_unknown_matrices_are_refused(family: Family) -> None:
+    with pytest.raises(ValueError, match=r"`matrices` must be taken from .*'fc2'.*got \['qkv'\]"):
+        build_tap(family.build()).check_matrices(('q', 'qkv'))
+
+
+@every_family
+def test_a_sharded_weight_is_refused(family: Family) -> None:
+    backbone = family.build()
+    weight = family.find_attention(family.find_blocks(backbone)[1]).qkv.weight
+    weight.data = weight.data.flatten()[:10]
+    with pytest.raises(RuntimeError, match='`.*qkv` in block 1 .*is sharded away'):
+        build_tap(backbone).records('weight', 1, ('q', 'k', 'v'))
+
+
+@every_family
+@every_level
+def test_a_frozen_backbone_is_read_without_gradient(family: Family, level: str) -> None:
+    backbone = family.build().requires_grad_(False)
+    tap = attached(backbone)
+    with tap.recording():
+        backbone(family.images())
+        assert not tap.records(level, 0)[0].vectors().requires_grad
+
+
+@every_family
+@every_level
+def test_a_layer_that_was_not_reached_is_an_error(family: Family, level: str) -> None:
+    tap = attached(family.build())
+    message = f"nothing was captured at level '{level}' of layer 1.*change `layers`"
+    with tap.recording(), pytest.raises(RuntimeError, match=message):
+        tap.records(level, 1)
+
+
+@every_family
+@pytest.mark.parametrize('frozen_embedding', [False, True])
+def test_reentrant_checkpointing_hides_attention_and_is_named(family: Family,
+                                                              frozen_embedding: bool) -> None:
+    backbone = family.build()
+    for name, parameter in backbone.named_parameters():
+        parameter.requires_grad_(not frozen_embedding or name.startswith(family.blocks))
+    block = family.find_blocks(backbone)[1]
+    forward = block.forward
+    block.forward = lambda *args: checkpoint(forward, *args, use_reentrant=True)
+    tap = attached(backbone)
+    with tap.recording():
+        backbone(family.images())
+        with pytest.raises(RuntimeError, match='has no gradient.*`activation_checkpointing`'):
+            tap.records('attention', 1)
+        assert tap.records('patch', 1)[0].vectors().requires_grad
+
+
+@every_family
+def test_checkpointing_that_is_not_reentrant_gives_the_same_gradient(family: Family) -> None:
+    gradients = []
+    for checkpointed in (False, True):
+        backbone = family.build()
+        block = family.find_blocks(backbone)[1]
+        if checkpointed:
+            forward = block.forward
+            block.forward = lambda *args, forward=forward: checkpoint(forward, *args,
+                                                                      use_reentrant=False)
+        tap = attached(backbone)
+        with tap.recording():
+            backbone(family.images())
+            tap.records('attention', 1)[0].vectors().square().sum().backward()
+        gradients.append(family.find_attention(block).qkv.weight.grad)
+    torch.testing.assert_close(*gradients)
+
+
+@pytest.fixture(scope='module')
+def tap() -> Tap:
+    return build_tap(FAMILIES[0].build())
+
+
+@pytest.mark.parametrize(('layers', 'on', 'expected'), [
+    (-1, 'patch', [2]),
+    (0, 'attention', [0]),
+    ([-1, 0], 'patch', [2, 0]),
+    ('embed', 'patch', ['embed']),
+    (('embed', -1), 'patch', ['embed', 2]),
+    ('all', 'patch', [0, 1, 2]),
+    ('all', 'weight', [0, 1, 2]),
+    (range(2), 'weight', [0, 1]),
+])
+def test_layers_become_block_indices(tap: Tap, layers: object, on: str, expected: list) -> None:
+    assert tap.resolve_layers(layers, on) == expected
+
+
+@pytest.mark.parametrize(('layers', 'on', 'message'), [
+    (3, 'patch', "from -3 to 2, or 'embed', .*with 3 blocks, but got 3"),
+    (-4, 'attention', "from -3 to 2 or be 'all' at level 'attention'.*got -4"),
+    ([0, 7], 'weight', '`layers` must hold .*got 7'),
+    ('embed', 'attention', "`layers` must hold .*got 'embed'"),
+    ('last', 'patch', "`layers` must hold .*got 'last'"),
+    (1.0, 'patch', '`layers` must hold .*got 1.0'),
+    (True, 'patch', '`layers` must hold .*got True'),
+    ([0, 'all'], 'patch', "`layers` must hold .*got 'all'"),
+    ([], 'patch', '`layers` is empty'),
+    ([-1, 2], 'patch', r'`layers` names a block twice: \[-1, 2\]'),
+])
+def test_layers_that_do_not_exist_are_refused(tap: Tap, layers: object, on: str, message: str
+                                              ) -> None:
+    with pytest.raises(ValueError, match=message):
+        tap.resolve_layers(layers, on)
+
+
+def test_an_unknown_backbone_lists_the_taps() -> None:
+    with pytest.raises(ValueError, match='no tap knows the backbone ResNet .*SwinTransformerTap.*'
+                                         'VisionTransformerTap'):
+        build_tap(ResNet(18))
+
+
+def test_a_missing_module_is_named() -> None:
+    backbone = FAMILIES[0].build()
+    del backbone.layers[1].attn.qkv
+    tap = build_tap(backbone)
+    with pytest.raises(ValueError, match='expects a module `attn.qkv` .*block 1 of VisionTransf'):
+        tap.attach(everything(tap))
+
+
+def test_a_failed_attach_leaves_no_hook() -> None:
+    backbone = FAMILIES[0].build()
+    backbone.layers[2].attn = nn.Identity()
+    tap = build_tap(backbone)
+    with pytest.raises(ValueError, match='attention of VisionTransformer is a Identity'):
+        tap.attach(everything(tap))
+    assert hooks_of(backbone) == 0

@@ -1,0 +1,61 @@
+"""VisionTransformer: what its variants have that other families do not."""
+import pytest
+import torch
+from mmpretrain.models.backbones import VisionTransformer, ViTEVA02
+from torch import nn
+
+from mmdiverse.taps import build_tap
+from mmdiverse.taps.vit import queries_and_keys
+from tests.taps.families import attached, vit
+
+
+def eva02() -> nn.Module:
+    arch = dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=24)
+    return ViTEVA02(arch=arch, img_size=12, patch_size=4)
+
+
+def test_a_fused_output_is_split_into_heads() -> None:
+    qkv = torch.arange(12.).view(1, 1, 12)  # q, k, v of two heads with two channels each
+    q, k = queries_and_keys(qkv, 2)
+    assert q.tolist() == [[[[0, 1]], [[2, 3]]]] and k.tolist() == [[[[4, 5]], [[6, 7]]]]
+
+
+def test_images_larger_than_img_size_have_more_patches() -> None:
+    backbone = vit()
+    tap = attached(backbone)
+    with tap.recording():
+        backbone(torch.randn(2, 3, 20, 16))
+        assert tap.records('patch', 2)[0].vectors().shape == (2, 20, 16)
+
+
+def test_frozen_stages_are_read_and_later_ones_have_a_gradient() -> None:
+    backbone = vit(frozen_stages=1)
+    tap = attached(backbone)
+    with tap.recording():
+        backbone(torch.randn(2, 3, 12, 12))
+        records = [tap.records('patch', layer)[0] for layer in ('embed', 0, 1)]
+        assert [record.vectors().requires_grad for record in records] == [False, False, True]
+
+
+def test_attention_of_another_kind_is_refused() -> None:
+    tap = build_tap(eva02())
+    with pytest.raises(ValueError, match="attention of ViTEVA02 is a .*drop the terms with "
+                                         "`on='attention'`"):
+        tap.attach([('attention', 0)])
+
+
+def test_patches_do_not_mind_attention_of_another_kind() -> None:
+    backbone = eva02()
+    tap = build_tap(backbone)
+    tap.attach([('patch', 'embed'), ('patch', 1)])
+    with tap.recording():
+        backbone(torch.randn(2, 3, 12, 12))
+        assert tap.records('patch', 1)[0].vectors().shape == (2, 9, 16)
+
+
+def test_a_gated_mlp_has_no_fc1() -> None:
+    arch = dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=24)
+    backbone = VisionTransformer(arch=arch, img_size=12, patch_size=4,
+                                 layer_cfgs=dict(ffn_type='swiglu_fused'))
+    with pytest.raises(ValueError, match='expects a module `ffn.layers.0.0` .*block 0'):
+        build_tap(backbone).check_matrices(('fc1', ))

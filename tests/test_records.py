@@ -1,0 +1,92 @@
+"""Records: their summaries against plain loops, degenerate vectors, dtypes, prefix tokens."""
+import pytest
+import torch
+from torch import Tensor
+
+from mmdiverse.records import AttentionRecord, TokenRecord, WeightRecord
+from tests import reference
+
+
+@pytest.fixture
+def vectors() -> Tensor:
+    torch.manual_seed(0)
+    x = torch.randn(2, 4, 6, dtype=torch.float64)
+    x[1, 2] = 0  # a zero vector among others
+    return x
+
+
+@pytest.mark.parametrize('normalize', [True, False])
+def test_gram_is_all_inner_products(vectors: Tensor, normalize: bool) -> None:
+    expected = torch.stack([reference.gram(rows, normalize) for rows in vectors])
+    torch.testing.assert_close(TokenRecord(vectors).gram(normalize), expected)
+
+
+def test_mean_direction_is_the_mean_of_the_directions(vectors: Tensor) -> None:
+    expected = torch.stack([reference.mean_direction(rows) for rows in vectors])
+    torch.testing.assert_close(TokenRecord(vectors).mean_direction(), expected)
+
+
+def test_unit_vectors_are_the_directions(vectors: Tensor) -> None:
+    expected = torch.stack([torch.stack([reference.unit(row) for row in rows])
+                            for rows in vectors])
+    torch.testing.assert_close(TokenRecord(vectors).unit_vectors(), expected)
+
+
+def test_a_zero_vector_stays_zero(vectors: Tensor) -> None:
+    assert not TokenRecord(vectors).unit_vectors()[1, 2].any()
+
+
+def test_a_short_vector_is_no_zero_vector() -> None:
+    short = TokenRecord(torch.tensor([[[3e-7, 4e-7]]]))
+    torch.testing.assert_close(short.unit_vectors(), torch.tensor([[[0.6, 0.8]]]))
+    torch.testing.assert_close(short.mean_direction(), torch.tensor([[0.6, 0.8]]))
+
+
+@pytest.mark.parametrize('summary', ['unit_vectors', 'gram', 'mean_direction'])
+def test_a_zero_vector_has_a_finite_gradient(vectors: Tensor, summary: str) -> None:
+    vectors.requires_grad_()
+    getattr(TokenRecord(vectors), summary)().sum().backward()
+    assert vectors.grad.isfinite().all()
+
+
+def test_maps_are_rebuilt_from_queries_and_keys() -> None:
+    torch.manual_seed(0)
+    q, k = torch.randn(2, 2, 3, 5, 4, dtype=torch.float64)
+    expected = torch.stack([
+        torch.stack([reference.attention_maps(q[b, h], k[b, h], 0.7) for h in range(3)])
+        for b in range(2)])
+    torch.testing.assert_close(AttentionRecord(q=q, k=k, scale=0.7).maps, expected)
+
+
+def test_one_vector_of_attention_is_the_flattened_map_of_a_head() -> None:
+    maps = torch.rand(2, 3, 5, 5).softmax(-1)
+    record = AttentionRecord(maps=maps)
+    torch.testing.assert_close(record.vectors()[1, 2], maps[1, 2].reshape(-1))
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_lower_precision_becomes_float32(dtype: torch.dtype) -> None:
+    x = torch.ones(2, 3, 4, 4, dtype=dtype)
+    records = [TokenRecord(x[0]), WeightRecord(x[0]), AttentionRecord(maps=x),
+               AttentionRecord(q=x, k=x, scale=0.5)]
+    assert {record.vectors().dtype for record in records} == {torch.float32}
+
+
+def test_float64_stays_float64(vectors: Tensor) -> None:
+    assert TokenRecord(vectors).vectors().dtype == torch.float64
+
+
+def test_prefix_tokens_are_left_out(vectors: Tensor) -> None:
+    assert torch.equal(TokenRecord(vectors, num_prefix=1).vectors(), vectors[:, 1:])
+
+
+@pytest.mark.parametrize('given', [(), ('q', 'k'), ('q', 'scale'), ('maps', 'q', 'k', 'scale')])
+def test_attention_needs_either_maps_or_queries_and_keys(given: tuple[str, ...]) -> None:
+    values = {name: 0.5 if name == 'scale' else torch.ones(1, 1, 2, 2) for name in given}
+    with pytest.raises(ValueError, match='either `maps` or all of `q`, `k` and `scale`'):
+        AttentionRecord(**values)
+
+
+def test_maps_need_no_queries_and_keys_beside_them() -> None:
+    maps = torch.ones(1, 1, 2, 2)
+    assert torch.equal(AttentionRecord(maps=maps).maps, maps)

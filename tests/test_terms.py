@@ -1,0 +1,200 @@
+"""Terms: defaults, reductions, and every bad input with the config key that its error names."""
+import math
+from typing import Any
+
+import pytest
+import torch
+from mmpretrain.models.backbones import ResNet
+from torch import nn
+
+from mmdiverse.hooks import DiversityHook
+from mmdiverse.taps import Tap, build_tap
+from mmdiverse.terms import DiversityTerm
+from tests.taps.families import swin, vit
+
+COSINE = dict(type='CosineLoss', on='patch', weight=0.5)
+CONTRASTIVE = dict(type='ContrastiveLoss', on='patch', weight=0.5)
+
+
+class Classifier(nn.Module):
+    """What a hook attaches to."""
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+
+@pytest.fixture(scope='module')
+def backbone() -> nn.Module:
+    torch.manual_seed(0)
+    backbone = vit()
+    backbone.eval()
+    return backbone
+
+
+@pytest.fixture(scope='module')
+def tap(backbone: nn.Module) -> Tap:
+    return build_tap(backbone)
+
+
+def evaluate(backbone: nn.Module, images: torch.Tensor | None = None, **term: Any) -> torch.Tensor:
+    """The value of a term on a backbone."""
+    term = DiversityTerm(**dict(COSINE, **term))
+    tap = build_tap(backbone)
+    tap.attach(term.requests(tap))
+    torch.manual_seed(1)
+    with tap.recording():
+        backbone(torch.randn(3, 3, 12, 12) if images is None else images)
+        value = term.evaluate(tap)
+    tap.detach()
+    return value
+
+
+@pytest.mark.parametrize(('change', 'error', 'message'), [
+    (dict(on='token'), ValueError, "`on` must be one of .*'patch'.*got 'token'"),
+    (dict(weight=-0.1), ValueError, '`weight` must be finite and not negative, but got -0.1'),
+    (dict(weight=math.nan), ValueError, '`weight` must be finite .*got nan'),
+    (dict(weight=math.inf), ValueError, '`weight` must be finite .*got inf'),
+    (dict(weight=True), TypeError, '`weight` must be a number, but got True'),
+    (dict(weight='0.5'), TypeError, "`weight` must be a number, but got '0.5'"),
+    (dict(type='CosinLoss'), ValueError, "`type` must be one of .*'CosineLoss'.*got 'CosinLoss'"),
+    (dict(temperature=2), TypeError, "CosineLoss.*form.*'temperature'"),
+    (dict(form='cubic'), ValueError, "`form` must be one of .*got 'cubic'"),
+    (dict(reduction='max'), ValueError, "`reduction` must be one of .*'sum'.*got 'max'"),
+    (dict(matrices=['q']), ValueError, "`matrices` needs `on='weight'`, but `on` is 'patch'"),
+    (dict(name='my_loss'), ValueError, "`name` must not contain 'loss', but got 'my_loss'"),
+    (dict(CONTRASTIVE, on='weight'), ValueError, 'ContrastiveLoss cannot work at `on='),
+    (dict(CONTRASTIVE, layers=-1), ValueError, '`layers` must hold exactly two, but got -1'),
+    (dict(CONTRASTIVE, layers='all'), ValueError, "`layers` must hold exactly two, but got 'all'"),
+    (dict(CONTRASTIVE, layers=[0, 1, 2]), ValueError, '`layers` must hold exactly two'),
+    (dict(CONTRASTIVE, layers=0.5), ValueError, '`layers` must hold exactly two, but got 0.5'),
+])
+def test_bad_values_are_refused_when_the_hook_is_built(change: dict[str, Any], error: type,
+                                                       message: str) -> None:
+    with pytest.raises(error, match=r'DiversityHook terms\[1\] \(\w+\): .*' + message):
+        DiversityHook(terms=[dict(COSINE, name='first'), dict(COSINE, **change)])
+
+
+@pytest.mark.parametrize('missing', ['type', 'on', 'weight'])
+def test_what_every_term_must_say(missing: str) -> None:
+    term = {key: value for key, value in COSINE.items() if key != missing}
+    with pytest.raises(TypeError, match=f"missing .*'{missing}'"):
+        DiversityHook(terms=[term])
+
+
+@pytest.mark.parametrize('terms', [COSINE, ['CosineLoss']])
+def test_terms_must_be_a_list_of_dicts(terms: Any) -> None:
+    with pytest.raises(TypeError, match='`terms` must be a list of dicts'):
+        DiversityHook(terms=terms)
+
+
+def test_two_terms_of_one_name() -> None:
+    with pytest.raises(ValueError, match="2 terms share the name 'patch_cosine'; give each a `na"):
+        DiversityHook(terms=[dict(COSINE, layers=0), dict(COSINE, layers=1)])
+
+
+@pytest.mark.parametrize(('change', 'message'), [
+    (dict(layers=9), '`layers` must hold block indices from -3 to 2.*got 9'),
+    (dict(layers=-4), '`layers` must hold block indices.*got -4'),
+    (dict(layers=0.5), '`layers` must hold block indices.*got 0.5'),
+    (dict(on='attention', layers='embed'), "`layers` must hold block indices.*got 'embed'"),
+    (dict(on='weight', layers='embed'), "`layers` must hold block indices.*got 'embed'"),
+    (dict(layers=[0, -3]), '`layers` names a block twice'),
+    (dict(layers=[]), '`layers` is empty'),
+    (dict(on='weight', matrices=['q', 'w']), r"`matrices` must be taken from .*got \['w'\]"),
+])
+def test_what_does_not_exist_is_refused_when_the_hook_attaches(
+        backbone: nn.Module, change: dict[str, Any], message: str) -> None:
+    hook = DiversityHook(terms=[dict(COSINE, name='first'), dict(COSINE, **change)])
+    with pytest.raises(ValueError, match=r'DiversityHook terms\[1\] \(\w+\): .*' + message):
+        hook.attach(Classifier(backbone))
+
+
+def test_a_failed_attach_leaves_no_hook(backbone: nn.Module) -> None:
+    model = Classifier(backbone)
+    with pytest.raises(ValueError, match='`layers`'):
+        DiversityHook(terms=[COSINE, dict(COSINE, name='x', layers=9)]).attach(model)
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+def test_a_backbone_that_no_tap_knows() -> None:
+    with pytest.raises(ValueError, match='no tap knows the backbone ResNet .`model.backbone`'):
+        DiversityHook(terms=[COSINE]).attach(Classifier(ResNet(18)))
+
+
+def test_a_model_without_backbone() -> None:
+    with pytest.raises(ValueError, match='needs a model with a `backbone`, but Linear has none'):
+        DiversityHook(terms=[COSINE]).attach(nn.Linear(1, 1))
+
+
+@pytest.mark.parametrize(('options', 'expected'), [
+    (dict(type='CosineLoss', on='patch'), [2]),
+    (dict(type='CrossCosineLoss', on='patch'), ['embed', 2]),
+    (dict(type='CosineLoss', on='attention'), [0]),
+    (dict(type='CrossCosineLoss', on='attention'), [0, 2]),
+    (dict(type='CosineLoss', on='weight'), [0, 1, 2]),
+    (dict(type='CrossCosineLoss', on='weight'), [0, 2]),
+])
+def test_default_layers_are_those_of_the_paper(tap: Tap, options: dict[str, str],
+                                               expected: list[int | str]) -> None:
+    assert DiversityTerm(weight=1, **options).resolve(tap) == expected
+
+
+@pytest.mark.parametrize(('options', 'expected'), [
+    (dict(type='CosineLoss', on='patch'), 'patch_cosine'),
+    (dict(type='mmdiverse.CosineLoss', on='patch'), 'patch_cosine'),
+    (dict(type='ConditionalOrthogonalityLoss', on='weight'), 'weight_conditional_orthogonality'),
+    (dict(type='CosineLoss', on='patch', name='mine'), 'mine'),
+])
+def test_name_in_the_log(options: dict[str, str], expected: str) -> None:
+    assert DiversityTerm(weight=1, **options).name == expected
+
+
+def test_default_matrices_are_queries_keys_and_values() -> None:
+    assert DiversityTerm(**dict(COSINE, on='weight')).matrices == ('q', 'k', 'v')
+
+
+def test_options_reach_the_loss() -> None:
+    loss = DiversityTerm(**COSINE, form='signed', diagonal=True).loss
+    assert (loss.form, loss.diagonal) == ('signed', True)
+
+
+@pytest.mark.parametrize('on', ['patch', 'attention', 'weight'])
+def test_layers_are_averaged(backbone: nn.Module, on: str) -> None:
+    single = [evaluate(backbone, on=on, layers=layer) for layer in range(3)]
+    torch.testing.assert_close(evaluate(backbone, on=on, layers='all'), sum(single) / 3)
+
+
+@pytest.mark.parametrize('on', ['patch', 'attention', 'weight'])
+def test_layers_are_summed_on_request(backbone: nn.Module, on: str) -> None:
+    single = [evaluate(backbone, on=on, layers=layer, reduction='sum') for layer in range(3)]
+    torch.testing.assert_close(evaluate(backbone, on=on, layers='all', reduction='sum'),
+                               sum(single))
+
+
+@pytest.mark.parametrize('reduction', ['mean', 'sum'])
+def test_images_are_always_averaged(backbone: nn.Module, reduction: str) -> None:
+    images = torch.randn(3, 3, 12, 12)
+    single = [evaluate(backbone, image[None], reduction=reduction) for image in images]
+    torch.testing.assert_close(evaluate(backbone, images, reduction=reduction), sum(single) / 3)
+
+
+@pytest.mark.parametrize(('reduction', 'factor'), [('mean', 1 / 3), ('sum', 1)])
+def test_matrices_are_averaged_or_summed(backbone: nn.Module, reduction: str, factor: float
+                                         ) -> None:
+    single = [evaluate(backbone, on='weight', layers=0, matrices=[name], reduction=reduction)
+              for name in ('q', 'k', 'proj')]
+    together = evaluate(backbone, on='weight', layers=0, matrices=['q', 'k', 'proj'],
+                        reduction=reduction)
+    torch.testing.assert_close(together, factor * sum(single))
+
+
+def test_the_first_of_two_layers_is_the_first_record(backbone: nn.Module) -> None:
+    there = evaluate(backbone, type='ContrastiveLoss', layers=['embed', -1])
+    back = evaluate(backbone, type='ContrastiveLoss', layers=[-1, 'embed'])
+    assert there != back
+
+
+def test_two_layers_of_different_stages_are_refused_in_the_forward_pass() -> None:
+    with pytest.raises(ValueError, match='change `layers` of this term .in a Swin, stay within'):
+        evaluate(swin(), torch.randn(1, 3, 16, 16), type='ContrastiveLoss', layers=[0, -1])
