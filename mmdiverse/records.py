@@ -12,6 +12,7 @@ attention  images (or windows)    heads                           ``N x N`` map,
 weight     matrices               rows (output neurons)           columns (inputs)
 =========  =====================  ==============================  ==========================
 """
+from collections.abc import Sequence
 from functools import cached_property
 
 import torch
@@ -57,6 +58,15 @@ class Record:
             Tensor: ``(B, M, D)``, in float32 or float64.
         """
         raise NotImplementedError
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """``(B, M, D)``."""
+        return tuple(self.vectors().shape)
+
+    def parts(self) -> list[Tensor]:
+        """The vectors as tensors ``(B_i, M, D)`` that make up the batch, without a copy."""
+        return [self.vectors()]
 
     @cached_property
     def _norms(self) -> Tensor:
@@ -174,19 +184,47 @@ class AttentionRecord(Record):
 
 
 class WeightRecord(Record):
-    """Weight matrices of one layer, all of one shape; one vector per row.
+    """Weight matrices of one shape, of one layer or several; one vector per row.
 
     Args:
-        matrices (Tensor): ``(B, out, in)``: ``B`` matrices, whose rows are the weights of single
-            output neurons.
+        matrices (Tensor | Sequence[Tensor]): ``(B, out, in)``: matrices whose rows are the weights
+            of single output neurons. Several tensors count as if they were concatenated, and are
+            not until a loss needs it: where a loss can work part by part, nothing is copied.
         layer (int | str): Block index.
     """
 
     level = 'weight'
 
-    def __init__(self, matrices: Tensor, layer: int | str = -1) -> None:
+    def __init__(self, matrices: Tensor | Sequence[Tensor], layer: int | str = -1) -> None:
         super().__init__(layer)
-        self._vectors = at_least_float32(matrices)
+        given = [matrices] if isinstance(matrices, Tensor) else matrices
+        self._parts = [at_least_float32(part) for part in given]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return sum(len(part) for part in self._parts), *self._parts[0].shape[1:]
+
+    def parts(self) -> list[Tensor]:
+        return self._parts
+
+    @cached_property
+    def _vectors(self) -> Tensor:
+        return self._parts[0] if len(self._parts) == 1 else torch.cat(self._parts)
 
     def vectors(self) -> Tensor:
         return self._vectors
+
+
+def merge_weights(records: Sequence[WeightRecord]) -> list[WeightRecord]:
+    """Merge records of one shape, so that a loss meets all matrices of it in one batch.
+
+    Args:
+        records (Sequence[WeightRecord]): Of any shapes.
+
+    Returns:
+        list[WeightRecord]: One for each shape ``(M, D)``, in the order of their first matrices.
+    """
+    by_shape: dict[tuple[int, int], list[Tensor]] = {}
+    for record in records:
+        by_shape.setdefault(record.shape[1:], []).extend(record.parts())
+    return [WeightRecord(parts, records[0].layer) for parts in by_shape.values()]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .losses import DiversityLoss
-from .records import LEVELS, Record
+from .records import LEVELS, Record, merge_weights
 from .registry import LOSSES
 from .taps.base import EMBED, Layer, Request, Tap, is_sequence
 
@@ -119,11 +119,14 @@ class DiversityTerm:
             RuntimeError: If something was not captured, or has no gradient where it should.
             ValueError: If the loss cannot work on these records.
         """
-        layers = [tap.records(self.on, layer, self.matrices) for layer in self.resolve(tap)]
+        layers = [tap.records(self.on, layer, self.matrices)
+                  for layer in tap.resolve_layers(self.layers, self.on)]
         if self.loss.num_records == 2:
             values = [self.loss(first, second) for first, second in zip(*layers)]
         else:
-            values = [self.loss(record) for records in layers for record in records]
+            records = [record for layer in layers for record in layer]
+            values = [self.loss(record) for record in (
+                merge_weights(records) if self.on == 'weight' else records)]
         return self._reduce(values)
 
     def _reduce(self, values: list[Tensor]) -> Tensor:

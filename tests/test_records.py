@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmdiverse.records import AttentionRecord, TokenRecord, WeightRecord
+from mmdiverse.records import AttentionRecord, TokenRecord, WeightRecord, merge_weights
 from tests import reference
 
 
@@ -90,3 +90,11 @@ def test_attention_needs_either_maps_or_queries_and_keys(given: tuple[str, ...])
 def test_maps_need_no_queries_and_keys_beside_them() -> None:
     maps = torch.ones(1, 1, 2, 2)
     assert torch.equal(AttentionRecord(maps=maps).maps, maps)
+
+
+def test_merged_weights_keep_their_order_and_are_grouped_by_shape() -> None:
+    a, b, c = torch.randn(3, 4, 4), torch.randn(1, 4, 8), torch.randn(2, 4, 4)
+    square, wide = merge_weights([WeightRecord(a), WeightRecord(b), WeightRecord(c)])
+    assert square.shape == (5, 4, 4) and wide.shape == (1, 4, 8)
+    assert torch.equal(square.vectors(), torch.cat([a, c]))
+    assert square.parts()[0] is a

@@ -1,5 +1,5 @@
 """Values and gradients beside those that the authors' own functions gave."""
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -129,7 +129,7 @@ def _check_loss(case: str, arrays: Arrays) -> CaseResult:
               for name in INPUTS if name in arrays}
     if isinstance(loss, ConditionalOrthogonalityLoss):
         starts = torch.tensor(arrays['starts'])
-        loss.draw_starts = lambda x: starts.reshape(2, *x.shape[:2])
+        loss.draw_starts = lambda record: starts.reshape(2, *record.shape[:2])
     value = loss(*(_record(case, name, tensor) for name, tensor in inputs.items())).mean()
     value.backward()
     result.compare('value', value, arrays['value'])
@@ -232,15 +232,6 @@ def _samples(arrays: Arrays) -> list[DataSample]:
     return samples
 
 
-def _given_starts(starts: Tensor) -> Callable[[Tensor], Tensor]:
-    """Hand out the starts ``(matrices, 2, M)`` in order, as many as a record has matrices."""
-    remaining = iter(starts)
-
-    def draw(x: Tensor) -> Tensor:
-        return torch.stack([next(remaining) for _ in range(len(x))], dim=1).to(x)
-    return draw
-
-
 def _check_model(arrays: Arrays) -> CaseResult:
     """Run the real classifier, with the official hook and mixing head, in float32."""
     result = CaseResult('model', tolerance=1e-4)
@@ -249,7 +240,8 @@ def _check_model(arrays: Arrays) -> CaseResult:
     hook.attach(model)
     for term in hook.terms:
         if isinstance(term.loss, ConditionalOrthogonalityLoss):
-            term.loss.draw_starts = _given_starts(torch.as_tensor(arrays['starts']))
+            # One row of the file per matrix, in the order of the layers.
+            term.loss.draw_starts = lambda _: torch.as_tensor(arrays['starts']).transpose(0, 1)
     losses = model(torch.as_tensor(arrays['images']), _samples(arrays), mode='loss')
     total, _ = model.parse_losses(losses)
     total.backward()

@@ -33,7 +33,7 @@ class DiversityLoss:
         Raises:
             ValueError: If there are too few vectors, or two records of different shapes.
         """
-        shapes = [tuple(record.vectors().shape) for record in records]
+        shapes = [record.shape for record in records]
         if shapes[0][1] < self.min_vectors:
             raise ValueError(
                 f'{type(self).__name__} needs at least {self.min_vectors} vectors, but layer '

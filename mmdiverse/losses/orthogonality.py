@@ -1,4 +1,5 @@
 """Conditional orthogonality: the spread of the eigenvalues of the Gram matrix."""
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -56,37 +57,51 @@ class _PowerStepSpread(torch.autograd.Function):
 
     Autograd through the products would write a matrix as large as ``X`` for each of them. The
     gradient is a sum of four outer products of pairs, so one batched product of inner size eight
-    writes it once.
+    writes it once. Pairs of vectors are rows ``(B, 2, M)``, which multiplies faster than columns.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, starts: Tensor, eps: float) -> Tensor:
-        v1 = x.mT @ starts
-        p1 = (x @ v1).requires_grad_()
-        v2 = x.mT @ p1
-        p2 = (x @ v2).requires_grad_()
+    def forward(ctx: Any, starts: Tensor, eps: float, *parts: Tensor) -> Tensor:
+        v1 = _times(starts, parts)
+        p1 = _times_transposed(v1, parts).requires_grad_()
+        v2 = _times(p1, parts)
+        p2 = _times_transposed(v2, parts).requires_grad_()
         with torch.enable_grad():
-            value = _squared_shift(starts[..., 1], p1[..., 0], p2[..., 0], p1[..., 1], p2[..., 1],
-                                   eps)
+            value = _squared_shift(starts[:, 1], p1[:, 0], p2[:, 0], p1[:, 1], p2[:, 1], eps)
             # Every item has a value of its own, so the gradient of the sum holds them all.
             grad_p1, grad_p2 = torch.autograd.grad(value.sum(), (p1, p2))
-        ctx.save_for_backward(x, starts, v1, p1.detach(), v2, grad_p1, grad_p2)
+        ctx.save_for_backward(starts, v1, p1.detach(), v2, grad_p1, grad_p2, *parts)
         return value.detach()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, None]:
-        x, starts, v1, p1, v2, grad_p1, grad_p2 = ctx.saved_tensors
-        # Back through p2 = X v2, v2 = X' p1, p1 = X v1, v1 = X' starts, in this order.
-        grad_v2 = x.mT @ grad_p2
-        grad_p1 = grad_p1 + x @ grad_v2
-        grad_v1 = x.mT @ grad_p1
-        left = torch.cat((grad_p2, p1, grad_p1, starts), dim=-1)
-        right = torch.cat((v2, grad_v2, v1, grad_v1), dim=-1)
-        return (left * grad[:, None, None]) @ right.mT, None, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        starts, v1, p1, v2, grad_p1, grad_p2, *parts = ctx.saved_tensors
+        # Back through p2 = v2 X', v2 = p1 X, p1 = v1 X', v1 = starts X, in this order.
+        grad_v2 = _times(grad_p2, parts)
+        grad_p1 = grad_p1 + _times_transposed(grad_v2, parts)
+        grad_v1 = _times(grad_p1, parts)
+        left = torch.cat((grad_p2, p1, grad_p1, starts), dim=1) * grad[:, None, None]
+        right = torch.cat((v2, grad_v2, v1, grad_v1), dim=1)
+        sizes = [len(part) for part in parts]
+        return None, None, *(
+            a.mT @ b if trains else None
+            for a, b, trains in zip(left.split(sizes), right.split(sizes),
+                                    ctx.needs_input_grad[2:]))
 
 
-def power_step_eigenvalue_spread(vectors: Tensor, starts: Tensor, eps: float = 0.) -> Tensor:
+def _times(rows: Tensor, parts: Sequence[Tensor]) -> Tensor:
+    """``rows X``, ``(B, 2, D)``, where the items of ``X`` lie in several tensors."""
+    return torch.cat([r @ x for r, x in zip(rows.split([len(x) for x in parts]), parts)])
+
+
+def _times_transposed(rows: Tensor, parts: Sequence[Tensor]) -> Tensor:
+    """``rows X'``, ``(B, 2, M)``."""
+    return _times(rows, [x.mT for x in parts])
+
+
+def power_step_eigenvalue_spread(vectors: Tensor | Sequence[Tensor], starts: Tensor,
+                                 eps: float = 0.) -> Tensor:
     r"""Estimate of :func:`eigenvalue_spread` from a single step of power iteration each.
 
     .. math::
@@ -103,14 +118,16 @@ def power_step_eigenvalue_spread(vectors: Tensor, starts: Tensor, eps: float = 0
     reads of ``X``, and three reads and one write in the backward pass.
 
     Args:
-        vectors (Tensor): ``X``, ``(B, M, D)``.
+        vectors (Tensor | Sequence[Tensor]): ``X``, ``(B, M, D)``, maybe in several tensors
+            ``(B_i, M, D)``.
         starts (Tensor): ``x_0`` and ``z_0``, ``(2, B, M)``.
         eps (float): Added to the denominators.
 
     Returns:
         Tensor: ``(B,)``, at least 0. Lower is more diverse. It can be differentiated once.
     """
-    return _PowerStepSpread.apply(vectors, starts.to(vectors).permute(1, 2, 0).contiguous(), eps)
+    parts = [vectors] if isinstance(vectors, Tensor) else vectors
+    return _PowerStepSpread.apply(starts.to(parts[0]).transpose(0, 1).contiguous(), eps, *parts)
 
 
 @LOSSES.register_module()
@@ -162,12 +179,14 @@ class ConditionalOrthogonalityLoss(DiversityLoss):
         self.generator: torch.Generator | None = None
 
     def forward(self, record: Record) -> Tensor:
-        x = record.unit_vectors() if self.normalize else record.vectors()
         if self.method == 'exact':
-            return eigenvalue_spread(x)
-        return power_step_eigenvalue_spread(x, self.draw_starts(x), self.eps)
+            return eigenvalue_spread(record.unit_vectors() if self.normalize else record.vectors())
+        parts = [record.unit_vectors()] if self.normalize else record.parts()
+        return power_step_eigenvalue_spread(parts, self.draw_starts(record), self.eps)
 
-    def draw_starts(self, x: Tensor) -> Tensor:
-        """Draw the starts ``(2, B, M)`` of one power step on ``x`` ``(B, M, D)``."""
+    def draw_starts(self, record: Record) -> Tensor:
+        """Draw the starts ``(2, B, M)`` of one power step."""
         draw = torch.rand if self.start == 'uniform' else torch.randn
-        return draw(2, *x.shape[:2], generator=self.generator, device=x.device, dtype=x.dtype)
+        like = record.parts()[0]
+        return draw(2, *record.shape[:2], generator=self.generator, device=like.device,
+                    dtype=like.dtype)

@@ -43,7 +43,7 @@ class Case:
         """Build the loss; ``starts`` ``(2, B, M)`` take the place of drawn ones."""
         loss = build_loss(self.type, **self.options)
         if starts is not None and hasattr(loss, 'draw_starts'):
-            loss.draw_starts = lambda x: starts.to(x)
+            loss.draw_starts = lambda record: starts.to(record.vectors())
         return loss
 
 

@@ -98,12 +98,14 @@ def test_a_generator_leaves_the_global_one_alone() -> None:
 
 
 def test_uniform_starts_lie_between_0_and_1() -> None:
-    starts = ConditionalOrthogonalityLoss(method='power').draw_starts(torch.empty(2, 500, 3))
+    starts = ConditionalOrthogonalityLoss(method='power').draw_starts(
+        WeightRecord(torch.empty(2, 500, 3)))
     assert starts.shape == (2, 2, 500) and starts.min() >= 0 and starts.max() < 1
 
 
 def test_normal_starts_have_both_signs() -> None:
-    starts = ConditionalOrthogonalityLoss(start='normal').draw_starts(torch.empty(2, 500, 3))
+    starts = ConditionalOrthogonalityLoss(start='normal').draw_starts(
+        WeightRecord(torch.empty(2, 500, 3)))
     assert starts.shape == (2, 2, 500) and starts.min() < 0
 
 
@@ -115,3 +117,22 @@ def test_normal_starts_have_both_signs() -> None:
 def test_bad_options(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build_loss('ConditionalOrthogonalityLoss', **options)
+
+
+def test_power_step_on_several_tensors_equals_that_on_one() -> None:
+    x = torch.randn(5, 4, 6, dtype=torch.float64)
+    starts = torch.rand(2, 5, 4, dtype=torch.float64)
+    whole = x.clone().requires_grad_()
+    parts = [part.clone().requires_grad_() for part in x.split([2, 3])]
+    expected = power_step_eigenvalue_spread(whole, starts)
+    actual = power_step_eigenvalue_spread(parts, starts)
+    expected.square().sum().backward()
+    actual.square().sum().backward()
+    torch.testing.assert_close(actual, expected)
+    torch.testing.assert_close(torch.cat([part.grad for part in parts]), whole.grad)
+
+
+def test_power_step_leaves_frozen_parts_alone() -> None:
+    trained, frozen = torch.randn(2, 4, 6, requires_grad=True), torch.randn(1, 4, 6)
+    power_step_eigenvalue_spread([trained, frozen], torch.rand(2, 3, 4)).sum().backward()
+    assert trained.grad is not None and frozen.grad is None
