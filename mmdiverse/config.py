@@ -93,7 +93,7 @@ def plain_twin(cfg: Config) -> Config:
 def is_diversified(cfg: Config) -> bool:
     """Whether a config holds a DiversityHook or mixes patches."""
     return any(hook.get('type') == HOOK for hook in cfg.get('custom_hooks') or []) or \
-        cfg.model.head.type in MIXING_HEADS.values()
+        _head_type(cfg) in MIXING_HEADS.values()
 
 
 def add_mixing(cfg: Config) -> Config:
@@ -124,10 +124,12 @@ def add_mixing(cfg: Config) -> Config:
         stages = len(arch['depths']) if isinstance(arch, dict) else 4
         patch_size = backbone.get('patch_size', 4) * 2**(stages - 1)
     model.head.type = MIXING_HEADS[head]
-    model.head.loss = dict(
-        type=MIXING_LOSS, label_smooth_val=model.head.get('loss', {}).get('label_smooth_val', 0.))
+    model.head.loss = _mixing_loss(model.head.get('loss') or dict(type='CrossEntropyLoss'))
     _replace_augments(cfg, MIXING_AUGMENTS)
     for preprocessor in _preprocessors(cfg):
+        if _type({'type': 'ClsDataPreprocessor', **preprocessor}) != 'ClsDataPreprocessor':
+            raise ValueError('patch-level mixing replaces a `data_preprocessor` of type '
+                             f'ClsDataPreprocessor, but got {preprocessor.type}')
         preprocessor.type = MIXING_PREPROCESSOR
         preprocessor.patch_size = patch_size
     return cfg
@@ -137,16 +139,15 @@ def remove_mixing(cfg: Config) -> Config:
     """Change a config in place so that only images are classified; undoes :func:`add_mixing`."""
     model = cfg.model
     plain = {mixing: head for head, mixing in MIXING_HEADS.items()}
-    if model.head.type not in plain:
+    if _head_type(cfg) not in plain:
         return cfg
     model.head.type = plain[model.head.type]
     if model.head.type == 'VisionTransformerClsHead':
         model.backbone.pop('out_type', None)
     else:
         model.neck = dict(type='GlobalAveragePooling')
-    model.head.loss = dict(
-        type='LabelSmoothLoss', label_smooth_val=model.head.get('loss', {}).get(
-            'label_smooth_val', 0.), mode='original')
+    model.head.loss = {'label_smooth_val': 0., **(model.head.get('loss') or {}),
+                       'type': 'LabelSmoothLoss', 'mode': 'original'}
     _replace_augments(cfg, {mixing: augment for augment, mixing in MIXING_AUGMENTS.items()})
     for preprocessor in _preprocessors(cfg):
         preprocessor.pop('type', None)
@@ -156,6 +157,22 @@ def remove_mixing(cfg: Config) -> Config:
 
 def _type(config: dict[str, Any]) -> str:
     return config['type'].removeprefix('mmpretrain.')
+
+
+def _head_type(cfg: Config) -> str | None:
+    return (cfg.model.get('head') or {}).get('type')
+
+
+def _mixing_loss(loss: dict[str, Any]) -> dict[str, Any]:
+    """The mixing loss with the smoothing and the factor of a plain one."""
+    loss = {'mode': 'original', 'use_sigmoid': False, **loss}
+    if (_type(loss), loss['mode']) not in {
+            ('LabelSmoothLoss', 'original'), ('CrossEntropyLoss', 'original')} or \
+            loss['use_sigmoid']:
+        raise ValueError('patch-level mixing replaces a `model.head.loss` of type CrossEntropyLoss,'
+                         f" or LabelSmoothLoss with mode='original', but got {loss}")
+    kept = {key: loss[key] for key in ('label_smooth_val', 'loss_weight') if key in loss}
+    return dict(type=MIXING_LOSS, **kept)
 
 
 def _without_hook(cfg: Config) -> Config:

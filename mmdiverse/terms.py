@@ -86,9 +86,14 @@ class DiversityTerm:
                                                len(self.layers) == 2):
             raise ValueError(f'{type} compares two layers: `layers` must hold exactly two, but got '
                              f'{self.layers!r}')
+        if matrices is not None and not (is_sequence(matrices) and matrices):
+            raise ValueError(f'`matrices` must be a list of names that is not empty, but got '
+                             f'{matrices!r}')
         self.matrices = tuple(matrices or ('q', 'k', 'v')) if on == 'weight' else ()
         self.reduction = reduction
         self.name = f'{on}_{_snake_case(type)}' if name is None else name
+        if not isinstance(self.name, str):
+            raise TypeError(f'`name` must be a string, but got {name!r}')
         if 'loss' in self.name:
             raise ValueError(f"`name` must not contain 'loss', but got {self.name!r}: MMEngine adds"
                              ' up everything so named, and the raw value would be optimized too')

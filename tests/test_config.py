@@ -209,3 +209,28 @@ def test_every_shipped_config_builds_a_model_that_its_terms_fit(name: str) -> No
 def test_every_shipped_config_says_how_to_launch_it(name: str) -> None:
     comments = [line for line in (ROOT / name).read_text().splitlines() if line.startswith('#')]
     assert any('tools/' in line and f'configs/{name}' in line for line in comments)
+
+
+def test_mixing_keeps_smoothing_and_factor_of_the_loss(loaded) -> None:
+    cfg = deepcopy(loaded[DEIT])
+    cfg.model.head.loss.loss_weight = 2.
+    assert add_mixing(cfg).model.head.loss == dict(
+        type='mmdiverse.PatchMixingLoss', label_smooth_val=0.1, loss_weight=2.)
+
+
+@pytest.mark.parametrize('loss', [
+    dict(type='LabelSmoothLoss', label_smooth_val=0.1, mode='classy_vision'),
+    dict(type='CrossEntropyLoss', use_sigmoid=True),
+    dict(type='FocalLoss')])
+def test_mixing_refuses_a_loss_that_it_cannot_replace(loss: dict, loaded) -> None:
+    cfg = deepcopy(loaded[DEIT])
+    cfg.model.head.loss = loss
+    with pytest.raises(ValueError, match='`model.head.loss`'):
+        add_mixing(cfg)
+
+
+def test_mixing_refuses_a_preprocessor_that_it_cannot_replace(loaded) -> None:
+    cfg = deepcopy(loaded[DEIT])
+    cfg.data_preprocessor.type = 'SelfSupDataPreprocessor'
+    with pytest.raises(ValueError, match='`data_preprocessor`'):
+        add_mixing(cfg)

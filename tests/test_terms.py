@@ -198,3 +198,14 @@ def test_the_first_of_two_layers_is_the_first_record(backbone: nn.Module) -> Non
 def test_two_layers_of_different_stages_are_refused_in_the_forward_pass() -> None:
     with pytest.raises(ValueError, match='change `layers` of this term .in a Swin, stay within'):
         evaluate(swin(), torch.randn(1, 3, 16, 16), type='ContrastiveLoss', layers=[0, -1])
+
+
+@pytest.mark.parametrize('matrices', [[], 'qkv'])
+def test_matrices_that_are_no_list_of_names(matrices: object) -> None:
+    with pytest.raises(ValueError, match='`matrices` must be a list of names'):
+        DiversityTerm(type='CosineLoss', on='weight', weight=1., matrices=matrices)
+
+
+def test_name_that_is_no_string() -> None:
+    with pytest.raises(TypeError, match='`name` must be a string'):
+        DiversityTerm(type='CosineLoss', on='patch', weight=1., name=3)

@@ -20,9 +20,19 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> int:
     args = parse_args()
+    try:
+        return compare(args.file)
+    except (KeyError, OSError, ValueError) as error:
+        # 2, so that a file that cannot be compared is told from one that differs.
+        print(f'cannot compare {args.file}: {type(error).__name__}: {error}', file=sys.stderr)
+        return 2
+
+
+def compare(file: str) -> int:
+    """Print a block of lines per case, and return 1 if one is above its tolerance."""
     failed = unknown = compared = 0
     print(f'{"case":26} {"value":>10} {"gradients":>10} {"tolerance":>10}')
-    for result in check_file(args.file):
+    for result in check_file(file):
         if result.unknown:
             unknown += 1
             print(f'{result.case:26} not known')

@@ -160,7 +160,7 @@ class ConditionalOrthogonalityLoss(DiversityLoss):
         generator (torch.Generator | None): Source of the starts; PyTorch's own when None.
 
     Raises:
-        ValueError: If ``method`` or ``start`` is unknown, or ``eps`` negative.
+        ValueError: If ``method`` or ``start`` is unknown, or ``eps`` negative or not finite.
     """
 
     min_vectors = 2
@@ -173,8 +173,8 @@ class ConditionalOrthogonalityLoss(DiversityLoss):
         self.method = check_choice('method', method, ('exact', 'power'))
         self.normalize = normalize
         self.start = check_choice('start', start, ('uniform', 'normal'))
-        if eps < 0:
-            raise ValueError(f'`eps` must not be negative, but got {eps}')
+        if not 0 <= eps < float('inf'):
+            raise ValueError(f'`eps` must be finite and not negative, but got {eps}')
         self.eps = eps
         self.generator: torch.Generator | None = None
 

@@ -39,11 +39,12 @@ class PatchMixingDataPreprocessor(ClsDataPreprocessor):
                  **kwargs: Any) -> None:
         # Without augments of its own, the host neither mixes nor makes one-hot labels.
         super().__init__(**kwargs)
-        self.patch_size = (patch_size, patch_size) if isinstance(patch_size, int) else \
-            tuple(patch_size)
-        if len(self.patch_size) != 2 or min(self.patch_size) < 1:
-            raise ValueError(f'`data_preprocessor.patch_size` must be positive, but got '
-                             f'{patch_size}')
+        sides = (patch_size, patch_size) if isinstance(patch_size, int) else patch_size
+        if not (isinstance(sides, (tuple, list)) and len(sides) == 2 and
+                all(isinstance(side, int) and side > 0 for side in sides)):
+            raise ValueError('`data_preprocessor.patch_size` must be a positive number of pixels, '
+                             f'or two, but got {patch_size!r}')
+        self.patch_size = tuple(sides)
         self.batch_augments = RandomBatchAugment(**batch_augments) if batch_augments else None
         for augment in self.batch_augments.augments if self.batch_augments else ():
             if augment is not None and not isinstance(augment, (PatchMixup, PatchCutMix)):

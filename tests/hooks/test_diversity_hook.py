@@ -64,7 +64,7 @@ def test_gradient_is_that_of_the_sum() -> None:
     hook.detach()
     model.zero_grad()
     tap = build_tap(model.backbone)
-    tap.attach([('patch', 5)])
+    tap.attach([('patch', 3)])
     with tap.recording():
         loss = model(**batch(), mode='loss')['loss']
         loss = loss + sum(0.5 * DiversityTerm(**term).evaluate(tap) for term in (TERM, WEIGHT_TERM))
@@ -158,8 +158,8 @@ def test_model_without_backbone_is_refused() -> None:
 
 
 def test_layers_out_of_range_name_the_term_and_key() -> None:
-    hook = DiversityHook(terms=[TERM, dict(WEIGHT_TERM, layers=[0, 6])])
-    with pytest.raises(ValueError, match=r'terms\[1\].*`layers`.*-6 to 5.*got 6'):
+    hook = DiversityHook(terms=[TERM, dict(WEIGHT_TERM, layers=[0, 4])])
+    with pytest.raises(ValueError, match=r'terms\[1\].*`layers`.*-4 to 3.*got 4'):
         hook.attach(build_model())
 
 

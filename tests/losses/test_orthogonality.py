@@ -112,7 +112,7 @@ def test_normal_starts_have_both_signs() -> None:
 @pytest.mark.parametrize(('options', 'message'), [
     (dict(method='newton'), "`method` must be one of .*'power'.*got 'newton'"),
     (dict(start='zeros'), "`start` must be one of .*'normal'.*got 'zeros'"),
-    (dict(eps=-1e-6), '`eps` must not be negative, but got -1e-06'),
+    (dict(eps=-1e-6), '`eps` must be finite and not negative, but got -1e-06'),
 ])
 def test_bad_options(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):

@@ -95,7 +95,7 @@ def test_patches_that_do_not_divide_the_image() -> None:
 
 @pytest.mark.parametrize('patch_size', [0, (4, -1), (4, 4, 4)])
 def test_bad_patch_size(patch_size: Any) -> None:
-    with pytest.raises(ValueError, match='`data_preprocessor.patch_size` must be positive'):
+    with pytest.raises(ValueError, match='`data_preprocessor.patch_size` must be a positive'):
         PatchMixingDataPreprocessor(patch_size=patch_size)
 
 

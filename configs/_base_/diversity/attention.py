@@ -1,4 +1,5 @@
-# Attention level: the heads of the first block apart from one another.
+# Attention level: the heads of every block apart from one another. The authors treat the first
+# block alone; on the digits, the heads of later blocks then grew more alike.
 diversity = dict(
     type='mmdiverse.DiversityHook',
-    terms=[dict(type='CosineLoss', on='attention', layers=0, weight=0.1)])
+    terms=[dict(type='CosineLoss', on='attention', layers='all', weight=0.1)])

@@ -5,6 +5,7 @@ diversity = dict(
     terms=[
         dict(type='CosineLoss', on='patch', layers=-1, weight=0.5),
         dict(type='ContrastiveLoss', on='patch', layers=[-2, -1], weight=0.5),
-        dict(type='CosineLoss', on='attention', layers=0, weight=0.1),
-        dict(type='ConditionalOrthogonalityLoss', on='weight', layers='all', weight=1e-2),
+        dict(type='CosineLoss', on='attention', layers='all', weight=0.1),
+        dict(type='ConditionalOrthogonalityLoss', on='weight', layers='all', method='power',
+             weight=2e-2),
     ])
