@@ -1,7 +1,7 @@
 """Records: what a loss or a redundancy measure sees of a model.
 
 Every record is a batch of ``M`` vectors in ``D`` dimensions, whatever level of the network they
-come from. A loss only speaks to the four methods of :class:`Record`; where the vectors come from,
+come from. A loss only speaks to the methods of :class:`Record`; where the vectors come from,
 and which summary is cheap, is the record's business.
 
 =========  =====================  ==============================  ==========================
@@ -17,6 +17,8 @@ from functools import cached_property
 
 import torch
 from torch import Tensor
+
+from .attention import softmax_maps, squared_mean_map_direction
 
 #: Norms below this count as this: a zero vector stays zero instead of becoming NaN.
 EPS = 1e-8
@@ -115,6 +117,16 @@ class Record:
         scale = self._norms.clamp_min(EPS).reciprocal() / self._norms.size(1)
         return (scale.mT @ self.vectors()).squeeze(1)
 
+    def squared_mean_direction(self) -> Tensor:
+        r"""Squared norm of the mean direction, which is the mean of all cosines.
+
+        .. math:: \lVert \mu \rVert^2 = \frac{1}{M^2} \sum_{i, j} \hat x_i \cdot \hat x_j
+
+        Returns:
+            Tensor: ``(B,)``, in [0, 1].
+        """
+        return self.mean_direction().square().sum(-1)
+
 
 class TokenRecord(Record):
     """Patch tokens of one layer.
@@ -176,11 +188,22 @@ class AttentionRecord(Record):
         """The softmax maps, ``(B, H, N, N)``, each row summing to 1."""
         if self._maps is not None:
             return at_least_float32(self._maps)
-        q, k = at_least_float32(self._q), at_least_float32(self._k)
-        return ((q * self._scale) @ k.mT).softmax(dim=-1)
+        return softmax_maps(at_least_float32(self._q), at_least_float32(self._k), self._scale)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        like = self._maps if self._q is None else self._q
+        return like.size(0), like.size(1), like.size(2)**2
 
     def vectors(self) -> Tensor:
         return self.maps.flatten(2)
+
+    def squared_mean_direction(self) -> Tensor:
+        # Where the maps exist, because another loss asked for them, they are the cheaper source.
+        if self._q is None or 'maps' in vars(self):
+            return super().squared_mean_direction()
+        return squared_mean_map_direction(at_least_float32(self._q), at_least_float32(self._k),
+                                          self._scale)
 
 
 class WeightRecord(Record):

@@ -35,11 +35,11 @@ def mean_cosine(record: Record, form: str = 'squared', diagonal: bool = False) -
         diverse.
     """
     if form == 'signed':
-        num = record.vectors().size(1)
-        mean = record.mean_direction().square().sum(-1)
+        mean = record.squared_mean_direction()
         if diagonal:
             return mean
         # A zero vector has a zero, not a unit, direction, so the diagonal is not simply M.
+        num = record.shape[1]
         own = record.unit_vectors().square().sum((-2, -1))
         return (num**2 * mean - own) / (num * (num - 1))
     cosines = _reduce(record.gram(), form)

@@ -35,69 +35,81 @@ def eigenvalue_spread(vectors: Tensor) -> Tensor:
     return spread.square().to(vectors.dtype)
 
 
-def _squared_shift(z: Tensor, gx: Tensor, ggx: Tensor, gz: Tensor, ggz: Tensor,
-                   eps: float) -> Tensor:
-    """The loss, given ``Gx, GGx, Gz, GGz``; each ``(B, M)``."""
-
-    def quotient(image: Tensor, vector: Tensor) -> Tensor:
-        # Of a zero vector it is 0, not NaN: y is zero at the very optimum, where G is l I.
-        square = vector.square().sum(-1, keepdim=True) + eps
-        return (image * vector).sum(-1, keepdim=True) / \
-            square.clamp_min(torch.finfo(square.dtype).tiny)
-
-    largest = quotient(ggx, gx)
-    y = gz - largest * z
-    by = (ggz - largest * gz) - largest * y
-    shift = quotient(by, y)
-    return shift.square().squeeze(-1)
-
-
 class _PowerStepSpread(torch.autograd.Function):
     """See :func:`power_step_eigenvalue_spread`.
 
-    Autograd through the products would write a matrix as large as ``X`` for each of them. The
-    gradient is a sum of four outer products of pairs, so one batched product of inner size eight
-    writes it once. Pairs of vectors are rows ``(B, 2, M)``, which multiplies faster than columns.
+    The gradient is a sum of four outer products of pairs of vectors. They are found in the
+    forward pass, tensor by tensor while it is in the cache; the backward pass is one product of
+    inner size eight. Pairs are rows ``(B, 2, M)``, which multiplies faster than columns.
     """
 
     @staticmethod
     def forward(ctx: Any, starts: Tensor, eps: float, *parts: Tensor) -> Tensor:
-        v1 = _times(starts, parts)
-        p1 = _times_transposed(v1, parts).requires_grad_()
-        v2 = _times(p1, parts)
-        p2 = _times_transposed(v2, parts).requires_grad_()
-        with torch.enable_grad():
-            value = _squared_shift(starts[:, 1], p1[:, 0], p2[:, 0], p1[:, 1], p2[:, 1], eps)
-            # Every item has a value of its own, so the gradient of the sum holds them all.
-            grad_p1, grad_p2 = torch.autograd.grad(value.sum(), (p1, p2))
-        ctx.save_for_backward(starts, v1, p1.detach(), v2, grad_p1, grad_p2, *parts)
-        return value.detach()
+        values, factors = [], []
+        for x, start in zip(parts, starts.split([len(part) for part in parts])):
+            v1 = start @ x
+            p1 = v1 @ x.mT
+            v2 = p1 @ x
+            p2 = v2 @ x.mT
+            value, grad_p1, grad_p2 = _squared_shift(start[:, 1], p1, p2, eps)
+            values.append(value)
+            # Back through p2 = v2 X', v2 = p1 X, p1 = v1 X', v1 = start X, in this order.
+            grad_v2 = grad_p2 @ x
+            grad_p1 = grad_p1 + grad_v2 @ x.mT
+            grad_v1 = grad_p1 @ x
+            factors += [torch.cat((grad_p2, p1, grad_p1, start), dim=1),
+                        torch.cat((v2, grad_v2, v1, grad_v1), dim=1)]
+        ctx.save_for_backward(*factors)
+        return torch.cat(values)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        starts, v1, p1, v2, grad_p1, grad_p2, *parts = ctx.saved_tensors
-        # Back through p2 = v2 X', v2 = p1 X, p1 = v1 X', v1 = starts X, in this order.
-        grad_v2 = _times(grad_p2, parts)
-        grad_p1 = grad_p1 + _times_transposed(grad_v2, parts)
-        grad_v1 = _times(grad_p1, parts)
-        left = torch.cat((grad_p2, p1, grad_p1, starts), dim=1) * grad[:, None, None]
-        right = torch.cat((v2, grad_v2, v1, grad_v1), dim=1)
-        sizes = [len(part) for part in parts]
-        return None, None, *(
-            a.mT @ b if trains else None
-            for a, b, trains in zip(left.split(sizes), right.split(sizes),
-                                    ctx.needs_input_grad[2:]))
+        left, right = ctx.saved_tensors[::2], ctx.saved_tensors[1::2]
+        grads = grad[:, None, None].split([len(part) for part in left])
+        return None, None, *((a * g).mT @ b if trains else None for a, b, g, trains in
+                             zip(left, right, grads, ctx.needs_input_grad[2:]))
 
 
-def _times(rows: Tensor, parts: Sequence[Tensor]) -> Tensor:
-    """``rows X``, ``(B, 2, D)``, where the items of ``X`` lie in several tensors."""
-    return torch.cat([r @ x for r, x in zip(rows.split([len(x) for x in parts]), parts)])
+def _squared_shift(z: Tensor, p1: Tensor, p2: Tensor, eps: float
+                   ) -> tuple[Tensor, Tensor, Tensor]:
+    """The loss and its gradients, given ``p1 = [Gx, Gz]`` and ``p2 = [GGx, GGz]``.
 
+    Args:
+        z (Tensor): ``(B, M)``.
+        p1 (Tensor): ``(B, 2, M)``.
+        p2 (Tensor): ``(B, 2, M)``.
+        eps (float): Added to the denominators.
 
-def _times_transposed(rows: Tensor, parts: Sequence[Tensor]) -> Tensor:
-    """``rows X'``, ``(B, 2, M)``."""
-    return _times(rows, [x.mT for x in parts])
+    Returns:
+        tuple[Tensor, Tensor, Tensor]: ``t^2`` of shape ``(B,)``, and its gradients with respect
+        to ``p1`` and ``p2``.
+    """
+
+    def dot(a: Tensor, b: Tensor) -> Tensor:
+        return (a * b).sum(-1, keepdim=True)
+
+    def square(a: Tensor) -> Tensor:
+        # Where a denominator is 0, so is the numerator: y is zero at the very optimum, where G is
+        # l I. Their quotient then counts as 0.
+        return (dot(a, a) + eps).clamp_min(torch.finfo(a.dtype).tiny)
+
+    (gx, gz), (ggx, ggz) = p1.unbind(1), p2.unbind(1)
+    x_square = square(gx)
+    largest = dot(ggx, gx) / x_square
+    y = gz - largest * z
+    by = ggz - largest * (gz + y)
+    y_square = square(y)
+    shift = dot(by, y) / y_square
+    # dt = (y . dBy + r . dy) / |y|^2 with r = By - 2 t y, dBy = dGGz - 2 l dGz - 2 y dl and
+    # dy = dGz - z dl; dl = (Gx . dGGx + (GGx - 2 l Gx) . dGx) / |Gx|^2.
+    factor = 2 * shift / y_square
+    rest = by - 2 * shift * y
+    grad_largest = -factor * (2 * dot(y, y) + dot(rest, z)) / x_square
+    grad_p1 = torch.stack((grad_largest * (ggx - 2 * largest * gx),
+                           factor * (rest - 2 * largest * y)), dim=1)
+    grad_p2 = torch.stack((grad_largest * gx, factor * y), dim=1)
+    return shift.square().squeeze(-1), grad_p1, grad_p2
 
 
 def power_step_eigenvalue_spread(vectors: Tensor | Sequence[Tensor], starts: Tensor,
@@ -114,8 +126,8 @@ def power_step_eigenvalue_spread(vectors: Tensor | Sequence[Tensor], starts: Ten
     a DeiT-S at initialisation. Where a denominator is 0 the quotient counts as 0.
 
     ``G`` is never formed. Since :math:`(G - \ell I) w = GGz_0 - 2 \ell G z_0 + \ell^2 z_0`, two
-    applications of :math:`G = X X^\top` to the pair :math:`[x_0, z_0]` give everything: four
-    reads of ``X``, and three reads and one write in the backward pass.
+    applications of :math:`G = X X^\top` to the pair :math:`[x_0, z_0]` give everything: seven
+    reads of ``X`` for value and gradient, and one write.
 
     Args:
         vectors (Tensor | Sequence[Tensor]): ``X``, ``(B, M, D)``, maybe in several tensors
