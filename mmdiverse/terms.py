@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .losses import DiversityLoss
-from .records import LEVELS, Record, merge_weights
+from .records import LEVELS, merge_weights
 from .registry import LOSSES
 from .taps.base import EMBED, Layer, Request, Tap, is_sequence
 
@@ -162,6 +162,3 @@ def build_loss(type: str, **options: Any) -> DiversityLoss:
 
 def _snake_case(name: str) -> str:
     return re.sub(r'(?<!^)(?=[A-Z])', '_', name.rpartition('.')[2].removesuffix('Loss')).lower()
-
-
-__all__ = ['DiversityTerm', 'Record', 'build_loss']

@@ -9,7 +9,7 @@ from mmengine.registry import Registry
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ..records import LEVELS, AttentionRecord, Record, TokenRecord, WeightRecord
+from ..records import AttentionRecord, Record, TokenRecord, WeightRecord
 from ..registry import TAPS
 
 EMBED = 'embed'
@@ -336,7 +336,3 @@ def build_tap(backbone: nn.Module, registry: Registry = TAPS) -> Tap:
         f'no tap knows the backbone {type(backbone).__name__} (`model.backbone`); those registered '
         f'are {sorted(registry.module_dict)}. Use a supported backbone, or register a Tap for this '
         'one in mmdiverse.registry.TAPS')
-
-
-__all__ = ['EMBED', 'LEVELS', 'Layer', 'Request', 'Tap', 'TapPoints', 'build_tap',
-           'fused_qkv_matrices', 'is_sequence']
