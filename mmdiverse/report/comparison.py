@@ -4,10 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use('Agg')
-import matplotlib.pyplot as plt  # noqa: E402
+from matplotlib.figure import Figure
 
 Result = dict[str, Any]
 
@@ -80,7 +77,7 @@ def plot_comparison(results: Sequence[Result], path: str | Path, title: str) -> 
         title (str): Title of the picture.
     """
     pairs = complete_pairs(results)
-    figure = plt.figure(figsize=(11, 6.4), layout='constrained')
+    figure = Figure(figsize=(11, 6.4), layout='constrained')
     figure.suptitle(f'{title}, {len(pairs)} seed{"s" if len(pairs) > 1 else ""}')
     top, bottom = figure.subfigures(2, 1)
     panels = [*zip(('accuracy_per_epoch', 'loss_per_epoch'), top.subplots(1, 2)),
@@ -106,4 +103,3 @@ def plot_comparison(results: Sequence[Result], path: str | Path, title: str) -> 
         axes.spines[['top', 'right']].set_visible(False)
     panels[0][1].legend(frameon=False)
     figure.savefig(path, dpi=110)
-    plt.close(figure)

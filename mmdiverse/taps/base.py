@@ -1,5 +1,5 @@
 """What every tap shares: which layers exist, capture during a forward pass, records."""
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -197,13 +197,13 @@ class Tap:
             self.stop()
             self.clear()
 
-    def _capture_output(self, key: Request):  # noqa: ANN202
+    def _capture_output(self, key: Request) -> Callable[[nn.Module, tuple, Tensor], None]:
         def hook(module: nn.Module, args: tuple, output: Tensor) -> None:
             if self._recording:
                 self._captured[key] = output
         return hook
 
-    def _capture_input(self, key: Request):  # noqa: ANN202
+    def _capture_input(self, key: Request) -> Callable[[nn.Module, tuple], None]:
         def hook(module: nn.Module, args: tuple) -> None:
             if self._recording:
                 self._captured[key] = args[0]

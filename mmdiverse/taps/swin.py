@@ -1,5 +1,5 @@
 """Tap for MMPretrain's SwinTransformer."""
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from mmpretrain.models.backbones import SwinTransformer
 from mmpretrain.models.utils import WindowMSA
@@ -52,7 +52,7 @@ class SwinTransformerTap(Tap):
             self._handles.append(
                 self.blocks[layer].register_forward_pre_hook(self._refuse_padding(layer)))
 
-    def _refuse_padding(self, layer: int):  # noqa: ANN202
+    def _refuse_padding(self, layer: int) -> Callable[[nn.Module, tuple], None]:
         def hook(block: nn.Module, args: tuple) -> None:
             window = block.attn.window_size
             if self._recording and any(side % window for side in args[1]):
