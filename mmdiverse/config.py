@@ -32,9 +32,12 @@ def load_config(name: str | Path) -> Config:
     Raises:
         FileNotFoundError: If there is no such config.
     """
-    if '::' in str(name):
+    if '::' not in str(name):
+        return Config.fromfile(name)
+    try:
         return Config.fromstring(f'_base_ = [{name!r}]', '.py')
-    return Config.fromfile(name)
+    except AssertionError as error:  # by which MMEngine says that it does not know the package
+        raise FileNotFoundError(f'no config {name!r}: {error}') from error
 
 
 def list_fragments() -> list[str]:

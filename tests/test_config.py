@@ -234,3 +234,8 @@ def test_mixing_refuses_a_preprocessor_that_it_cannot_replace(loaded) -> None:
     cfg.data_preprocessor.type = 'SelfSupDataPreprocessor'
     with pytest.raises(ValueError, match='`data_preprocessor`'):
         add_mixing(cfg)
+
+
+def test_config_of_an_unknown_package_is_named() -> None:
+    with pytest.raises(FileNotFoundError, match='nosuch::deit/x.py'):
+        load_config('nosuch::deit/x.py')

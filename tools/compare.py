@@ -8,6 +8,9 @@ import json
 import sys
 from pathlib import Path
 
+import mmdiverse  # noqa: F401  first: it says what to install where a host is missing
+
+# isort: split
 from mmengine.config import DictAction
 
 from mmdiverse.config import load_config

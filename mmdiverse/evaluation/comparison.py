@@ -45,13 +45,16 @@ def compare(cfg: Config, work_dir: str | Path, seeds: Sequence[int]) -> list[dic
         :func:`~mmdiverse.evaluation.redundancy.measure_redundancy`.
 
     Raises:
-        ValueError: If the config is not diversified, or the folder holds results of another
-            config.
+        ValueError: If the config is not diversified or does not count epochs, or the folder holds
+            results of another config.
         OSError: If the folder cannot be written.
     """
     if not is_diversified(cfg):
         raise ValueError('there is nothing to compare: the config holds no mmdiverse.DiversityHook '
                          'in `custom_hooks` and no patch-level mixing')
+    if 'max_epochs' not in cfg.train_cfg:
+        raise ValueError('compare counts epochs: `train_cfg` must hold `max_epochs`, but got '
+                         f'{dict(cfg.train_cfg)}')
     arms = dict(zip(ARMS, (plain_twin(cfg), deepcopy(cfg))))
     runs = [(arm, seed) for seed in seeds for arm in ARMS]
     folders = {run: Path(work_dir) / run[0] / f'seed{run[1]}' for run in runs}

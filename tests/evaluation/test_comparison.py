@@ -86,3 +86,10 @@ def test_unwritable_work_dir_is_refused(tmp_path: Path) -> None:
     done = run_tool(DIGITS / 'vit-nano_diverse_digits.py', tmp_path / 'file' / 'runs')
     assert done.returncode == 1
     assert str(tmp_path / 'file') in done.stderr and 'Traceback' not in done.stderr
+
+
+def test_run_that_counts_iterations_is_refused(tmp_path: Path) -> None:
+    cfg = digits_config('vit-nano_diverse_digits', tmp_path)
+    cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=3)
+    with pytest.raises(ValueError, match='`train_cfg` must hold `max_epochs`'):
+        compare(cfg, tmp_path, [0])

@@ -15,6 +15,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import mmdiverse  # noqa: F401  first: it says what to install where a host is missing
+
+# isort: split
 import torch
 from mmengine.logging import MMLogger
 from mmengine.optim import OptimWrapper
