@@ -7,6 +7,7 @@ from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 from torch.utils.hooks import RemovableHandle
 
 from ..registry import HOOKS
@@ -78,8 +79,8 @@ class DiversityHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Check the terms against the model and the data, and attach to the model."""
-        check_num_classes(runner)
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        check_num_classes(model, runner.train_dataloader)
         self.attach(model)
         if self.tap is not None:
             runner.logger.info('Diversity terms: ' + ', '.join(
@@ -179,15 +180,14 @@ class DiversityHook(Hook):
         return total
 
 
-def check_num_classes(runner: Runner) -> None:
+def check_num_classes(model: nn.Module, dataloader: DataLoader) -> None:
     """Check that the head has as many classes as the training data.
 
     Raises:
         ValueError: If both numbers are known and differ.
     """
-    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
     expected = getattr(getattr(model, 'head', None), 'num_classes', None)
-    dataset = getattr(runner.train_dataloader, 'dataset', None)
+    dataset = getattr(dataloader, 'dataset', None)
     classes = (getattr(dataset, 'metainfo', None) or {}).get('classes')
     if expected is not None and classes is not None and len(classes) != expected:
         raise ValueError(

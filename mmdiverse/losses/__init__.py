@@ -3,9 +3,9 @@ from .base import DiversityLoss
 from .contrastive import ContrastiveLoss, contrastive
 from .cosine import CosineLoss, CrossCosineLoss, mean_cosine, mean_cross_cosine
 from .orthogonality import (
-                            ConditionalOrthogonalityLoss,
-                            eigenvalue_spread,
-                            power_step_eigenvalue_spread,
+    ConditionalOrthogonalityLoss,
+    eigenvalue_spread,
+    power_step_eigenvalue_spread,
 )
 
 __all__ = [

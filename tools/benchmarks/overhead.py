@@ -51,18 +51,18 @@ def build_step(model: nn.Module, batch_size: int, img_size: int) -> Callable[[],
     images = torch.randint(0, 256, (batch_size, 3, img_size, img_size), generator=generator,
                            dtype=torch.uint8)
 
+    def synchronize() -> None:
+        if next(model.parameters()).is_cuda:
+            torch.cuda.synchronize()
+
     def step() -> float:
         data = dict(inputs=images.clone(),
                     data_samples=[DataSample().set_gt_label(i % 10) for i in range(batch_size)])
-        _synchronize(images)
+        synchronize()
         start = time.perf_counter()
         model.train_step(data, wrapper)
-        _synchronize(images)
+        synchronize()
         return time.perf_counter() - start
-
-    def _synchronize(_: torch.Tensor) -> None:
-        if next(model.parameters()).is_cuda:
-            torch.cuda.synchronize()
 
     return step
 
