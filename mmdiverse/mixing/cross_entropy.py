@@ -1,9 +1,18 @@
 """Cross-entropy of every token against its own mixture of two labels."""
+from collections.abc import Sequence
+from typing import Any
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..records import at_least_float32
+from ..precision import at_least_float32
 from ..registry import MODELS
+
+#: Logits that exist at a time. On a CPU few, so that they stay in its cache from one operation to
+#: the next; elsewhere many, so that every operation has enough to do.
+MAX_ENTRIES_CPU = 2**20
+MAX_ENTRIES = 2**24
 
 
 def patch_mixing_cross_entropy(logits: Tensor, label: Tensor, mix_label: Tensor, shares: Tensor,
@@ -29,13 +38,119 @@ def patch_mixing_cross_entropy(logits: Tensor, label: Tensor, mix_label: Tensor,
     """
     logits = at_least_float32(logits)
     shares = shares.to(logits)
-    index = torch.stack((label, mix_label), dim=-1)[:, None].expand(-1, logits.size(1), -1)
+    index = _label_pairs(label, mix_label, logits.size(1))
     own, other = logits.gather(-1, index).unbind(-1)
     target = other + shares * (own - other)
     loss = logits.logsumexp(-1) - (1 - label_smooth_val) * target
     if label_smooth_val:
         loss = loss - label_smooth_val * logits.mean(-1)
     return loss
+
+
+def _label_pairs(label: Tensor, mix_label: Tensor, tokens: int) -> Tensor:
+    """Both labels of every token, ``(B, T, 2)``."""
+    return torch.stack((label, mix_label), dim=-1)[:, None].expand(-1, tokens, -1)
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    """Mean cross-entropy of ``n`` tokens; see :func:`linear_patch_mixing_cross_entropy`.
+
+    The target of a token is ``targets``, ``(n, 2)``, at the classes ``index``, ``(n, 2)``, plus
+    ``spread`` at every class.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, weight: Tensor, bias: Tensor | None, index: Tensor,
+                targets: Tensor, spread: float) -> Tensor:
+        ctx.dtypes = [None if x is None else x.dtype for x in (features, weight, bias)]
+        ctx.spread, inputs = spread, (features, weight, bias, index, targets)
+        needs = ctx.needs_input_grad
+        grad_features = torch.empty_like(features) if needs[0] else None
+        grad_weight = torch.zeros_like(weight, dtype=targets.dtype) if needs[1] else None
+        grad_bias = torch.zeros_like(bias, dtype=targets.dtype) if needs[2] else None
+        # Autocast of older torch would cache its cast of a parameter without the cast's graph, and
+        # the next layer to use that parameter would train it no more (pytorch/pytorch#112583).
+        weight, bias = weight.detach(), None if bias is None else bias.detach()
+        value = targets.new_zeros(())
+        entries = MAX_ENTRIES_CPU if features.device.type == 'cpu' else MAX_ENTRIES
+        size = max(1, entries // len(weight))
+        for start in range(0, len(features), size):
+            part = slice(start, start + size)
+            logits = F.linear(features[part], weight, bias)
+            log_p = at_least_float32(logits).log_softmax(-1)
+            value -= (targets[part] * log_p.gather(-1, index[part])).sum()
+            if spread:
+                value -= spread * log_p.sum()
+            if not any(needs):
+                continue
+            # With respect to the logits: the probabilities minus the target.
+            grad = log_p.exp_()
+            if spread:
+                grad -= spread
+            # Added one by one, because both labels may be the same.
+            grad.scatter_add_(-1, index[part], -targets[part])
+            if needs[2]:
+                grad_bias += grad.sum(0)
+            # The mean's 1 / n is left to the backward pass: float16 would lose what it makes small.
+            grad = grad.to(logits.dtype)
+            if needs[0]:
+                grad_features[part] = grad @ weight
+            if needs[1]:
+                grad_weight += grad.mT @ features[part]
+        ctx.save_for_backward(grad_features, grad_weight, grad_bias, *inputs)
+        return value / len(features)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        *grads, features, weight, bias, index, targets = ctx.saved_tensors
+        if torch.is_grad_enabled():  # `create_graph`: the gradient will be differentiated itself
+            grads = _LinearCrossEntropy.differentiable_gradients(
+                ctx.needs_input_grad[:3], features, weight, bias, index, targets, ctx.spread)
+        factor = grad / len(features)
+        return *(None if each is None else (factor * at_least_float32(each)).to(dtype)
+                 for each, dtype in zip(grads, ctx.dtypes)), None, None, None
+
+    @staticmethod
+    def differentiable_gradients(needs: Sequence[bool], features: Tensor, weight: Tensor,
+                                 bias: Tensor | None, index: Tensor, targets: Tensor,
+                                 spread: float) -> list[Tensor | None]:
+        """The gradients of the forward pass once more, all logits at a time."""
+        inputs = [x for x, needed in zip((features, weight, bias), needs) if needed]
+        log_p = F.linear(*(None if x is None else at_least_float32(x)
+                           for x in (features, weight, bias))).log_softmax(-1)
+        loss = -(targets * log_p.gather(-1, index)).sum() - spread * log_p.sum()
+        grads = iter(torch.autograd.grad(loss, inputs, create_graph=True))
+        return [next(grads) if needed else None for needed in needs]
+
+
+def linear_patch_mixing_cross_entropy(features: Tensor, weight: Tensor, bias: Tensor | None,
+                                      label: Tensor, mix_label: Tensor, shares: Tensor,
+                                      label_smooth_val: float = 0.) -> Tensor:
+    r"""Mean of :func:`patch_mixing_cross_entropy` over tokens that a linear layer classifies.
+
+    .. math:: \frac{1}{B T} \sum_{b, t} \mathrm{CE}(W x_{bt} + w_0)
+
+    Logits exist for a few tokens at a time, and with them their share of the gradient is computed,
+    so that nothing larger than ``features`` or ``weight`` is kept for the backward pass.
+
+    Args:
+        features (Tensor): ``x``, ``(B, T, D)``.
+        weight (Tensor): ``W``, ``(C, D)``.
+        bias (Tensor, optional): ``w_0``, ``(C,)``.
+        label (Tensor): ``(B,)``, the images' own classes.
+        mix_label (Tensor): ``(B,)``, the partners' classes.
+        shares (Tensor): ``(B, T)`` in [0, 1]; gets no gradient.
+        label_smooth_val (float): In [0, 1).
+
+    Returns:
+        Tensor: A scalar, at least 0. It can be differentiated twice; then all logits do exist.
+    """
+    shares = shares.to(features.device, torch.promote_types(features.dtype, torch.float32))
+    targets = (1 - label_smooth_val) * torch.stack((shares, 1 - shares), dim=-1)
+    index = _label_pairs(label, mix_label, features.size(1))
+    return _LinearCrossEntropy.apply(
+        features.flatten(0, 1), weight, bias, index.flatten(0, 1), targets.flatten(0, 1),
+        label_smooth_val / len(weight))
 
 
 @MODELS.register_module()
@@ -78,6 +193,37 @@ class PatchMixingLoss(nn.Module):
         Returns:
             Tensor: A scalar.
         """
-        shares = torch.cat((lam.to(patch_shares)[:, None], patch_shares), dim=1)
-        loss = patch_mixing_cross_entropy(logits, label, mix_label, shares, self.label_smooth_val)
+        loss = patch_mixing_cross_entropy(logits, label, mix_label,
+                                          self._join_shares(lam, patch_shares),
+                                          self.label_smooth_val)
         return self.loss_weight * loss.mean()
+
+    def from_features(self, features: Tensor, classifier: nn.Module, label: Tensor,
+                      mix_label: Tensor, lam: Tensor, patch_shares: Tensor) -> Tensor:
+        """Compute the loss of ``classifier(features)``, whose logits need not all exist at a time.
+
+        Args:
+            features (Tensor): ``(B, 1 + N, D)``, of the image and of its patches.
+            classifier (nn.Module): Makes logits of them; usually an ``nn.Linear``.
+            label (Tensor): ``(B,)``.
+            mix_label (Tensor): ``(B,)``.
+            lam (Tensor): ``(B,)``, share of the image that is its own.
+            patch_shares (Tensor): ``(B, N)``, the same of every patch.
+
+        Returns:
+            Tensor: A scalar.
+        """
+        # Who wrapped, parametrized or hooked the layer counts on its call; its weight alone would
+        # silently be another classifier.
+        hooks = (classifier._forward_pre_hooks, classifier._forward_hooks,
+                 classifier._backward_pre_hooks, classifier._backward_hooks)
+        if type(classifier) is not nn.Linear or any(hooks):
+            return self(classifier(features), label, mix_label, lam, patch_shares)
+        return self.loss_weight * linear_patch_mixing_cross_entropy(
+            features, classifier.weight, classifier.bias, label, mix_label,
+            self._join_shares(lam, patch_shares), self.label_smooth_val)
+
+    @staticmethod
+    def _join_shares(lam: Tensor, patch_shares: Tensor) -> Tensor:
+        """Shares of the image and of its patches, ``(B, 1 + N)``."""
+        return torch.cat((lam.to(patch_shares)[:, None], patch_shares), dim=1)

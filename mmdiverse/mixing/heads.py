@@ -11,13 +11,14 @@ from ..registry import MODELS
 from .cross_entropy import PatchMixingLoss
 
 
-def patch_mixing_loss(loss_module: nn.Module, logits: Tensor, data_samples: list[DataSample],
-                      num_classes: int) -> dict[str, Tensor]:
+def patch_mixing_loss(loss_module: nn.Module, features: Tensor, classifier: nn.Module,
+                      data_samples: list[DataSample], num_classes: int) -> dict[str, Tensor]:
     """Collect the mixed labels of a batch and evaluate the mixing loss.
 
     Args:
         loss_module (nn.Module): A :class:`~mmdiverse.mixing.PatchMixingLoss`.
-        logits (Tensor): ``(B, 1 + N, C)``, of the image and of its patches.
+        features (Tensor): ``(B, 1 + N, D)``, of the image and of its patches.
+        classifier (nn.Module): The layer of the head that makes logits of them.
         data_samples (list[DataSample]): From a ``PatchMixingDataPreprocessor``.
         num_classes (int): Classes of the head.
 
@@ -34,18 +35,18 @@ def patch_mixing_loss(loss_module: nn.Module, logits: Tensor, data_samples: list
             "type='mmdiverse.PatchMixingDataPreprocessor', patch_size=...)`, at the top of the "
             'config or in `model`')
     shares = torch.stack([sample.patch_shares for sample in data_samples])
-    if shares.size(1) != logits.size(1) - 1:
+    if shares.size(1) != features.size(1) - 1:
         raise ValueError(
-            f'the head sees {logits.size(1) - 1} patches, but `data_preprocessor.patch_size` makes '
-            f'{shares.size(1)}; set it to the number of pixels per token of the head, and '
+            f'the head sees {features.size(1) - 1} patches, but `data_preprocessor.patch_size` '
+            f'makes {shares.size(1)}; set it to the number of pixels per token of the head, and '
             '`model.backbone` to a backbone with just one class token')
     label = torch.cat([sample.gt_label for sample in data_samples])
     # Labels on the CPU are checked for nothing; a look at those on a GPU would wait for it.
     if not label.is_cuda and int(label.max()) >= num_classes:
         raise ValueError(f'a training label is {int(label.max())}, but the head has {num_classes} '
                          'classes, so labels must be below; set `model.head.num_classes`')
-    loss = loss_module(
-        logits, label, torch.cat([sample.mix_label for sample in data_samples]),
+    loss = loss_module.from_features(
+        features, classifier, label, torch.cat([sample.mix_label for sample in data_samples]),
         shares.new_tensor([sample.mix_lam for sample in data_samples]), shares)
     return {'loss': loss}
 
@@ -97,8 +98,9 @@ class PatchMixingClsHead(VisionTransformerClsHead):
             raise ValueError(
                 'PatchMixingClsHead needs all tokens, (B, 1 + N, D), but the backbone gives '
                 f"{tuple(tokens.shape)}; set `model.backbone.out_type='raw'`")
-        logits = self.layers.head(super().pre_logits((tokens, )))
-        return patch_mixing_loss(self.loss_module, logits, data_samples, self.num_classes)
+        features = super().pre_logits((tokens, ))
+        return patch_mixing_loss(self.loss_module, features, self.layers.head, data_samples,
+                                 self.num_classes)
 
 
 @MODELS.register_module()
@@ -132,7 +134,7 @@ class PatchMixingLinearClsHead(LinearClsHead):
         """Compute the mixing loss of a feature map ``(B, D, H, W)``."""
         patches = self._feature_map(feats).flatten(2).mT
         tokens = torch.cat((patches.mean(1, keepdim=True), patches), dim=1)
-        return patch_mixing_loss(self.loss_module, self.fc(tokens), data_samples,
+        return patch_mixing_loss(self.loss_module, tokens, self.fc, data_samples,
                                  self.num_classes)
 
     @staticmethod

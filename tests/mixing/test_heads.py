@@ -129,6 +129,24 @@ def test_patches_of_a_swin_share_the_layer_of_the_pooled_image() -> None:
 
 
 @families
+def test_a_wrapped_classification_layer_is_called(family: str) -> None:
+    torch.manual_seed(0)
+    if family == 'vit':
+        head = PatchMixingClsHead(num_classes=C, in_channels=D)
+        owner, name, features = head.layers, 'head', torch.randn(B, 1 + N, D)
+        tokens = features
+    else:
+        head = PatchMixingLinearClsHead(num_classes=C, in_channels=D)
+        owner, name, features = head, 'fc', torch.randn(B, D, 2, 2)
+        patches = features.flatten(2).mT
+        tokens = torch.cat((patches.mean(1, keepdim=True), patches), dim=1)
+    wrapped = nn.Sequential(getattr(owner, name), nn.Tanh())
+    setattr(owner, name, wrapped)
+    torch.testing.assert_close(head.loss((features, ), SAMPLES)['loss'],
+                               expected_loss(wrapped(tokens)))
+
+
+@families
 def test_the_mixing_preprocessor_is_missing(family: str) -> None:
     model = mixing(family, data_preprocessor=dict(type='ClsDataPreprocessor', num_classes=C))
     with pytest.raises(ValueError, match='`data_preprocessor=dict.*PatchMixingDataPreprocessor'):
