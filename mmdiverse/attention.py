@@ -1,15 +1,41 @@
-"""Summaries of softmax attention maps that are never stored."""
-from collections.abc import Iterator
-from typing import Any
+"""Functions of the inner products of softmax attention maps that are never stored."""
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-#: Entries of maps that exist at a time. On a CPU few, so that they stay in its cache from one
-#: operation to the next; elsewhere many, so that every operation has enough to do.
-MAX_ENTRIES_CPU = 2**18
-MAX_ENTRIES = 2**27
+from .autograd import once_differentiable
+from .precision import at_least_float32
+
+
+class Budget(NamedTuple):
+    """Entries of maps that may exist at a time.
+
+    Attributes:
+        total (int): Of all images.
+        image (int): Of one image.
+    """
+
+    total: int
+    image: int
+
+
+#: On a CPU few, so that they stay in its cache from one operation to the next.
+CPU_BUDGET = Budget(2**20, 2**20)
+#: Enough that every operation has something to do, and no more of an image than leaves memory far
+#: below that of its maps.
+GPU_BUDGET = Budget(2**24, 2**22)
+
+#: A function of Gram matrices ``(B, M, M)``, and of further tensors with one entry per item, that
+#: gives ``(B,)`` and treats every item on its own.
+GramFunction = Callable[..., Tensor]
+
+
+def budget_of(device: torch.device) -> Budget:
+    """The budget on a device."""
+    return CPU_BUDGET if device.type == 'cpu' else GPU_BUDGET
 
 
 def softmax_maps(q: Tensor, k: Tensor, scale: float) -> Tensor:
@@ -28,70 +54,140 @@ def softmax_maps(q: Tensor, k: Tensor, scale: float) -> Tensor:
     return ((q * scale) @ k.mT).softmax(dim=-1)
 
 
-class _SquaredMeanDirection(torch.autograd.Function):
-    """See :func:`squared_mean_map_direction`."""
+class _MapGram(torch.autograd.Function):
+    """See :func:`map_gram_of_maps`.
+
+    Where the maps of an image fit into a block, their gradient is found while they exist, in the
+    forward pass, and scaled in the backward pass. Larger ones are computed a second time then.
+    """
 
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, scale: float) -> Tensor:
-        value = q.new_empty(q.size(0))
-        grad_q, grad_k = torch.empty_like(q), torch.empty_like(k)
-        for part in _chunks(q):
-            maps = softmax_maps(q[part], k[part], scale)
-            flat = maps.flatten(2)
-            weights = _weights(flat)
-            mean = weights.mT @ flat
-            value[part] = mean.square().sum((-2, -1))
-            if not any(ctx.needs_input_grad):
+    def forward(ctx: Any, q: Tensor, k: Tensor, scale: float, function: GramFunction,
+                *items: Tensor) -> Tensor:
+        trains = any(ctx.needs_input_grad)
+        blocks = _Blocks(q, k, scale)
+        grads = blocks.new_gradients() if trains and len(blocks.rows) == 1 else None
+        values, grad_grams = [], []
+        for images in blocks.images:
+            own_q, own_k = blocks.take(images)
+            gram = 0
+            for rows in blocks.rows:
+                maps = blocks.maps(own_q[:, :, rows], own_k).flatten(2)
+                gram = gram + maps @ maps.mT
+            with torch.enable_grad():
+                gram.requires_grad_(trains)
+                value = function(gram, *(item[images] for item in items))
+                total = value.sum()
+            values.append(value.detach())
+            if not trains:
                 continue
-            # Of a unit vector u = a / |a|, the gradient g becomes (g - (g.u) u) / |a|. Factors are
-            # left to the end, where they meet tensors smaller than the maps.
-            along = (flat @ mean.mT) * (weights * flat.size(1)).square()
-            grad_maps = torch.addcmul(mean, along, flat, value=-1).view_as(maps)
-            # Back through the softmax, row by row.
-            grad_maps *= maps
-            grad_maps.addcmul_(maps, grad_maps.sum(-1, keepdim=True), value=-1)
-            factor = (2 * scale * weights).unsqueeze(-1)
-            torch.mul(grad_maps @ k[part], factor, out=grad_q[part])
-            torch.mul(grad_maps.mT @ q[part], factor, out=grad_k[part])
-        ctx.save_for_backward(grad_q, grad_k)
-        return value
+            grad_gram, = torch.autograd.grad(total, gram)
+            if grads is None:
+                grad_grams.append(grad_gram)
+            else:
+                grads[0][images], grads[1][images] = blocks.gradients(own_q, own_k, grad_gram)
+        ctx.scale, ctx.stored, ctx.dtypes = scale, grads is not None, (q.dtype, k.dtype)
+        if ctx.stored:
+            ctx.save_for_backward(*grads)
+        elif trains:
+            ctx.save_for_backward(torch.cat(grad_grams), q, k)
+        return torch.cat(values)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
-        grad_q, grad_k = ctx.saved_tensors
-        grad = grad[:, None, None, None]
-        return grad * grad_q, grad * grad_k, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        grad = grad[:, None, None]
+        if ctx.stored:
+            grads = [grad[..., None] * stored for stored in ctx.saved_tensors]
+        else:
+            grad_gram, q, k = ctx.saved_tensors
+            grad_gram = grad_gram * grad
+            blocks = _Blocks(q, k, ctx.scale)
+            grads = blocks.new_gradients()
+            grads[1].zero_()
+            for images in blocks.images:
+                own_q, own_k = blocks.take(images)
+                for rows in blocks.rows:
+                    blocks.maps(own_q[:, :, rows], own_k)
+                    grad_q, grad_k = blocks.gradients(own_q[:, :, rows], own_k, grad_gram[images])
+                    grads[0][images, :, rows] = grad_q
+                    grads[1][images] += grad_k
+        extra = [None] * (len(ctx.needs_input_grad) - 2)
+        return *(each.to(dtype) for each, dtype in zip(grads, ctx.dtypes)), *extra
 
 
-def _weights(flat: Tensor) -> Tensor:
-    """``1 / (H |A_h|)``, ``(B, H, 1)``. A map's norm is at least 1, since its rows sum to 1."""
-    return (torch.linalg.vector_norm(flat, dim=-1, keepdim=True) * flat.size(1)).reciprocal()
+class _Blocks:
+    """Works on maps block by block, always in the same memory: new memory costs a CPU its time.
+
+    Attributes:
+        images (list[slice]): Images whose maps may exist at a time.
+        rows (list[slice]): Rows of their maps that may exist at a time: all, where they fit.
+    """
+
+    def __init__(self, q: Tensor, k: Tensor, scale: float) -> None:
+        self.q, self.k, self.scale = q, k, scale
+        self.dtype = torch.promote_types(q.dtype, torch.float32)
+        budget = budget_of(q.device)
+        batch, heads, tokens, _ = q.shape
+        rows = min(max(1, budget.image // (heads * tokens)), tokens)
+        images = min(max(1, budget.total // (heads * tokens * rows)), batch)
+        self.rows = [slice(start, start + rows) for start in range(0, tokens, rows)]
+        self.images = [slice(start, start + images) for start in range(0, batch, images)]
+        self._buffers = [torch.empty(images * heads * rows * tokens, dtype=self.dtype,
+                                     device=q.device) for _ in range(2)]
+
+    def new_gradients(self) -> list[Tensor]:
+        """Room for the gradients of queries and keys."""
+        return [torch.empty(x.shape, dtype=self.dtype, device=x.device) for x in (self.q, self.k)]
+
+    def take(self, images: slice) -> list[Tensor]:
+        """Queries and keys of some images, laid out for the products that they enter."""
+        return [at_least_float32(x[images]).contiguous() for x in (self.q, self.k)]
+
+    def _spaces(self, q: Tensor) -> list[Tensor]:
+        """The memory as two blocks ``(b, H, n, N)`` for queries ``(b, H, n, d)``."""
+        shape = (*q.shape[:3], self.k.size(2))
+        return [buffer[:math.prod(shape)].view(shape) for buffer in self._buffers]
+
+    def maps(self, q: Tensor, k: Tensor) -> Tensor:
+        """Some rows of the maps."""
+        maps, scores = self._spaces(q)
+        torch.matmul(q * self.scale, k.mT, out=scores)
+        return torch.softmax(scores, dim=-1, out=maps)
+
+    def gradients(self, q: Tensor, k: Tensor, grad_gram: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradients for the rows of queries whose maps were made last.
+
+        Returns:
+            tuple[Tensor, Tensor]: That of these queries, and their share in that of the keys.
+        """
+        maps, grads = self._spaces(q)
+        torch.matmul(grad_gram + grad_gram.mT, maps.flatten(2), out=grads.flatten(2))
+        # Back through the softmax, row by row.
+        grads *= maps
+        grads.addcmul_(maps, grads.sum(-1, keepdim=True), value=-1)
+        return (grads @ k).mul_(self.scale), (grads.mT @ q).mul_(self.scale)
 
 
-def _chunks(q: Tensor) -> Iterator[slice]:
-    """Parts of the batch whose maps may exist at a time."""
-    entries = MAX_ENTRIES_CPU if q.device.type == 'cpu' else MAX_ENTRIES
-    size = max(1, entries // (q.size(1) * q.size(2)**2))
-    return (slice(start, start + size) for start in range(0, q.size(0), size))
+def map_gram_of_maps(q: Tensor, k: Tensor, scale: float, function: GramFunction, *items: Tensor
+                     ) -> Tensor:
+    r"""A function of the Gram matrices of flattened softmax maps.
 
-
-def squared_mean_map_direction(q: Tensor, k: Tensor, scale: float) -> Tensor:
-    r"""Squared norm of the mean over heads of the directions of flattened softmax maps.
-
-    .. math:: \Big\lVert \frac1H \sum_h \frac{A_h}{\lVert A_h \rVert_F} \Big\rVert^2, \qquad
+    .. math:: f(G), \qquad G_{hl} = \sum_{ij} A_{h,ij} A_{l,ij}, \qquad
         A_h = \mathrm{softmax}(s\, Q_h K_h^\top)
 
-    Maps exist for a few images at a time, and with them their share of the gradient is computed,
-    so that nothing larger than ``q`` is kept for the backward pass.
+    Maps exist block by block, in the forward and in the backward pass, and nothing larger than
+    ``q`` is kept in between.
 
     Args:
         q (Tensor): Queries ``(B, H, N, d)``.
         k (Tensor): Keys ``(B, H, N, d)``.
         scale (float): ``s``.
+        function (Callable): ``f``, from ``(B, H, H)`` to ``(B,)``. It is called on some images at
+            a time, so it must treat each on its own.
+        *items (Tensor): Further arguments of ``f``, with one entry for each image.
 
     Returns:
-        Tensor: ``(B,)``, in (0, 1]; 1 where all heads attend alike. Lower is more diverse. It can
-        be differentiated once.
+        Tensor: ``(B,)``, in float32 or float64. It can be differentiated once.
     """
-    return _SquaredMeanDirection.apply(q, k, scale)
+    return _MapGram.apply(q, k, scale, function, *items)

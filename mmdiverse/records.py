@@ -11,31 +11,23 @@ patch      images                 patch tokens                    channels
 attention  images (or windows)    heads                           ``N x N`` map, flattened
 weight     matrices               rows (output neurons)           columns (inputs)
 =========  =====================  ==============================  ==========================
+
+At patch level a record may hold gradients of tokens, at attention level the values or outputs of
+heads, at weight level columns, or the share of one head in a matrix.
 """
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from .attention import softmax_maps, squared_mean_map_direction
+from .attention import GramFunction, map_gram_of_maps, softmax_maps
+from .precision import at_least_float32
 
-#: Norms below this count as this: a zero vector stays zero instead of becoming NaN.
+#: A vector of a norm up to this counts as zero, and its direction as zero instead of NaN.
 EPS = 1e-8
 
 LEVELS = ('patch', 'attention', 'weight')
-
-
-def at_least_float32(tensor: Tensor) -> Tensor:
-    """Raise the precision of what autocast or half-precision weights gave.
-
-    Args:
-        tensor (Tensor): Of any shape and floating-point type.
-
-    Returns:
-        Tensor: ``tensor`` in float32, or unchanged where it is float64 already.
-    """
-    return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
 class Record:
@@ -46,9 +38,17 @@ class Record:
 
     Attributes:
         level (str): ``'patch'``, ``'attention'`` or ``'weight'``.
+        prefers_gram (bool): Whether a function of all inner products costs no more than one of
+            the mean direction, because the vectors are few and would have to be made.
+        persistent (bool): Whether the vectors are still there in the next step, a little changed.
+        items (slice): Which items of the term's batch these are: all, unless the processes of a
+            distributed run share them out.
     """
 
     level: str
+    prefers_gram = False
+    persistent = False
+    items = slice(None)
 
     def __init__(self, layer: int | str) -> None:
         self.layer = layer
@@ -66,9 +66,36 @@ class Record:
         """``(B, M, D)``."""
         return tuple(self.vectors().shape)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the vectors are, or would be."""
+        return self.parts()[0].device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Their type: float32 or float64."""
+        return self.parts()[0].dtype
+
+    @property
+    def total(self) -> int:
+        """Items of the term's batch, of which these are :attr:`items`."""
+        return self.shape[0]
+
     def parts(self) -> list[Tensor]:
-        """The vectors as tensors ``(B_i, M, D)`` that make up the batch, without a copy."""
+        """The vectors as tensors ``(B_i, M, D)`` that make up the batch, where no copy is due."""
         return [self.vectors()]
+
+    def detach(self) -> 'Record':
+        """The same vectors without gradient."""
+        return self._map(Tensor.detach)
+
+    def double(self) -> 'Record':
+        """The same vectors in float64."""
+        return self._map(Tensor.double)
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> 'Record':
+        """The same record with a function of its tensors."""
+        raise NotImplementedError
 
     @cached_property
     def _norms(self) -> Tensor:
@@ -76,33 +103,72 @@ class Record:
         return torch.linalg.vector_norm(self.vectors(), dim=-1, keepdim=True)
 
     @cached_property
+    def _inverse_norms(self) -> Tensor:
+        return self._norms.clamp_min(EPS).reciprocal() * (self._norms > EPS)
+
+    @cached_property
     def _unit_vectors(self) -> Tensor:
-        return self.vectors() / self._norms.clamp_min(EPS)
+        return self.vectors() * self._inverse_norms
+
+    def inverse_norms(self) -> Tensor:
+        r"""What makes a direction of each vector.
+
+        .. math:: 1 / \lVert x_i \rVert
+
+        Returns:
+            Tensor: ``(B, M, 1)``; 0 for a vector not longer than :data:`EPS`.
+        """
+        return self._inverse_norms
 
     def unit_vectors(self) -> Tensor:
         r"""The directions of the vectors.
 
-        .. math:: \hat x_i = x_i / \max(\lVert x_i \rVert, 10^{-8})
+        .. math:: \hat x_i = x_i / \lVert x_i \rVert
 
         Returns:
-            Tensor: ``(B, M, D)``; a zero vector stays zero.
+            Tensor: ``(B, M, D)``; zero, and without gradient, for a vector not longer than
+            :data:`EPS`.
         """
         return self._unit_vectors
 
-    def gram(self, normalize: bool = True) -> Tensor:
-        r"""Inner products of all pairs of vectors.
+    def map_gram(self, function: GramFunction, *items: Tensor, normalize: bool = True,
+                 smaller: bool = False) -> Tensor:
+        r"""Evaluate a function of the inner products of all pairs of vectors.
 
-        .. math:: G_{ij} = \hat x_i \cdot \hat x_j
+        .. math:: f(G), \qquad G_{ij} = \hat x_i \cdot \hat x_j
 
         Args:
-            normalize (bool): Of directions (cosines, in ``[-1, 1]``) or of the vectors as they
-                are. Defaults to True.
+            function (Callable): ``f``, from ``(B, M, M)`` to ``(B,)``. It is called on some items
+                of the batch at a time, so it must treat each on its own.
+            *items (Tensor): Further arguments of ``f``, with one entry for each item.
+            normalize (bool): Inner products of directions (cosines, in ``[-1, 1]``) or of the
+                vectors as they are. Defaults to True.
+            smaller (bool): Where ``D < M``, give ``X^T X``, ``(B, D, D)``, instead, which has the
+                same norm, trace and eigenvalues but for ``M - D`` zeros. Defaults to False.
 
         Returns:
-            Tensor: ``(B, M, M)``.
+            Tensor: ``(B,)``.
         """
         x = self.unit_vectors() if normalize else self.vectors()
-        return x @ x.mT
+        return function(x.mT @ x if smaller and x.size(2) < x.size(1) else x @ x.mT, *items)
+
+    def map_cross_gram(self, other: 'Record', function: GramFunction, normalize: bool = True
+                       ) -> Tensor:
+        r"""Evaluate a function of the inner products of one vector from each of two records.
+
+        .. math:: f(C), \qquad C_{ij} = \hat a_i \cdot \hat b_j
+
+        Args:
+            other (Record): ``(B, M, D)``.
+            function (Callable): ``f``, from ``(B, M, M)`` to ``(B,)``; see :meth:`map_gram`.
+            normalize (bool): Of directions or of the vectors as they are. Defaults to True.
+
+        Returns:
+            Tensor: ``(B,)``.
+        """
+        if normalize:
+            return function(self.unit_vectors() @ other.unit_vectors().mT)
+        return function(self.vectors() @ other.vectors().mT)
 
     def mean_direction(self) -> Tensor:
         r"""Mean of the directions, at a cost linear in ``M``.
@@ -114,22 +180,12 @@ class Record:
             the directions cancel.
         """
         # As a product (1, M) x (M, D), so that the (B, M, D) directions are never written.
-        scale = self._norms.clamp_min(EPS).reciprocal() / self._norms.size(1)
+        scale = self._inverse_norms / self._norms.size(1)
         return (scale.mT @ self.vectors()).squeeze(1)
-
-    def squared_mean_direction(self) -> Tensor:
-        r"""Squared norm of the mean direction, which is the mean of all cosines.
-
-        .. math:: \lVert \mu \rVert^2 = \frac{1}{M^2} \sum_{i, j} \hat x_i \cdot \hat x_j
-
-        Returns:
-            Tensor: ``(B,)``, in [0, 1].
-        """
-        return self.mean_direction().square().sum(-1)
 
 
 class TokenRecord(Record):
-    """Patch tokens of one layer.
+    """Patch tokens of one layer, or their gradients.
 
     Args:
         tokens (Tensor): ``(B, prefix + N, D)``.
@@ -147,12 +203,41 @@ class TokenRecord(Record):
     def vectors(self) -> Tensor:
         return self._vectors
 
+    def _map(self, function: Callable[[Tensor], Tensor]) -> 'TokenRecord':
+        return TokenRecord(function(self._vectors), self.layer)
+
+
+class HeadRecord(Record):
+    """Values or outputs of the heads of one layer; one vector per head.
+
+    Args:
+        heads (Tensor): ``(B, H, N, d)``, flattened to ``H`` vectors in ``N d`` dimensions.
+        layer (int | str): Block index.
+    """
+
+    level = 'attention'
+
+    def __init__(self, heads: Tensor, layer: int | str = -1) -> None:
+        super().__init__(layer)
+        self._heads = at_least_float32(heads)
+
+    @cached_property
+    def _vectors(self) -> Tensor:
+        return self._heads.flatten(2)
+
+    def vectors(self) -> Tensor:
+        return self._vectors
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> 'HeadRecord':
+        return HeadRecord(function(self._heads), self.layer)
+
 
 class AttentionRecord(Record):
     r"""Attention maps of one layer; one vector per head.
 
     Holds either the softmax maps, where the module computes them, or the queries and keys of a
-    fused attention, from which the maps are rebuilt when a loss asks for them:
+    fused attention. From these, functions of the inner products are evaluated without a map ever
+    being stored; maps are rebuilt where :meth:`vectors` are asked for:
 
     .. math:: A_h = \mathrm{softmax}(s\, Q_h K_h^\top)
 
@@ -171,6 +256,7 @@ class AttentionRecord(Record):
     """
 
     level = 'attention'
+    prefers_gram = True
 
     def __init__(self,
                  layer: int | str = -1,
@@ -191,51 +277,135 @@ class AttentionRecord(Record):
         return softmax_maps(at_least_float32(self._q), at_least_float32(self._k), self._scale)
 
     @property
+    def _given(self) -> Tensor:
+        return self._maps if self._q is None else self._q
+
+    @property
     def shape(self) -> tuple[int, int, int]:
-        like = self._maps if self._q is None else self._q
-        return like.size(0), like.size(1), like.size(2)**2
+        return self._given.size(0), self._given.size(1), self._given.size(2)**2
+
+    @property
+    def device(self) -> torch.device:
+        return self._given.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.promote_types(self._given.dtype, torch.float32)
 
     def vectors(self) -> Tensor:
         return self.maps.flatten(2)
 
-    def squared_mean_direction(self) -> Tensor:
-        # Where the maps exist, because another loss asked for them, they are the cheaper source.
-        if self._q is None or 'maps' in vars(self):
-            return super().squared_mean_direction()
-        return squared_mean_map_direction(at_least_float32(self._q), at_least_float32(self._k),
-                                          self._scale)
+    def _map(self, function: Callable[[Tensor], Tensor]) -> 'AttentionRecord':
+        if self._q is None:
+            return AttentionRecord(self.layer, maps=function(self._maps))
+        return AttentionRecord(self.layer, q=function(self._q), k=function(self._k),
+                               scale=self._scale)
+
+    def map_gram(self, function: GramFunction, *items: Tensor, normalize: bool = True,
+                 smaller: bool = False) -> Tensor:
+        # `smaller` has no use: heads are always fewer than the entries of a map.
+        def of_gram(gram: Tensor, *items: Tensor) -> Tensor:
+            return function(cosines(gram) if normalize else gram, *items)
+
+        if self._q is None:
+            return of_gram(self.vectors() @ self.vectors().mT, *items)
+        return map_gram_of_maps(self._q, self._k, self._scale, of_gram, *items)
+
+    def map_cross_gram(self, other: 'AttentionRecord', function: GramFunction,
+                       normalize: bool = True) -> Tensor:
+        if self._q is None:
+            return super().map_cross_gram(other, function, normalize)
+        # The heads of both layers together are the heads of one, whose Gram matrix has the cross
+        # products in its upper right corner.
+        both = AttentionRecord(
+            self.layer, scale=1., k=torch.cat((self._k, other._k), 1),
+            q=torch.cat([at_least_float32(record._q) * record._scale for record in (self, other)],
+                        dim=1))
+        num = self.shape[1]
+        return both.map_gram(lambda gram: function(gram[:, :num, num:]), normalize=normalize)
+
+
+def cosines(gram: Tensor) -> Tensor:
+    r"""Cosines from inner products.
+
+    .. math:: G_{ij} / \sqrt{G_{ii} G_{jj}}
+
+    Args:
+        gram (Tensor): ``(B, M, M)``.
+
+    Returns:
+        Tensor: ``(B, M, M)``, in ``[-1, 1]``; 0 for a zero vector.
+    """
+    squares = torch.diagonal(gram, dim1=-2, dim2=-1)
+    scale = squares.clamp_min(EPS**2).rsqrt() * (squares > EPS**2)
+    return gram * scale.unsqueeze(-1) * scale.unsqueeze(-2)
 
 
 class WeightRecord(Record):
     """Weight matrices of one shape, of one layer or several; one vector per row.
 
     Args:
-        matrices (Tensor | Sequence[Tensor]): ``(B, out, in)``: matrices whose rows are the weights
-            of single output neurons. Several tensors count as if they were concatenated, and are
-            not until a loss needs it: where a loss can work part by part, nothing is copied.
+        matrices (Tensor | Sequence[Tensor]): ``(B, out, in)``: matrices whose rows are the
+            vectors. Several tensors count as if they were concatenated, and are not until a loss
+            needs it: where a loss can work part by part, nothing is copied.
         layer (int | str): Block index.
     """
 
     level = 'weight'
+    persistent = True
 
     def __init__(self, matrices: Tensor | Sequence[Tensor], layer: int | str = -1) -> None:
         super().__init__(layer)
         given = [matrices] if isinstance(matrices, Tensor) else matrices
-        self._parts = [at_least_float32(part) for part in given]
+        self._given = [at_least_float32(part) for part in given]
+        self._total = self.shape[0]
+
+    @property
+    def total(self) -> int:
+        return self._total
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        return sum(len(part) for part in self._parts), *self._parts[0].shape[1:]
+        return sum(len(part) for part in self._given), *self._given[0].shape[1:]
 
     def parts(self) -> list[Tensor]:
-        return self._parts
+        # On a GPU one batch of all is worth its copy: small kernels cost their launch.
+        return [self.vectors()] if self._given[0].is_cuda else self._given
 
     @cached_property
     def _vectors(self) -> Tensor:
-        return self._parts[0] if len(self._parts) == 1 else torch.cat(self._parts)
+        return self._given[0] if len(self._given) == 1 else torch.cat(self._given)
 
     def vectors(self) -> Tensor:
         return self._vectors
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> 'WeightRecord':
+        record = WeightRecord([function(part) for part in self._given], self.layer)
+        record._total, record.items = self._total, self.items
+        return record
+
+    def map_gram(self, function: GramFunction, *items: Tensor, normalize: bool = True,
+                 smaller: bool = False) -> Tensor:
+        parts = self.parts()
+        if len(parts) == 1:
+            return super().map_gram(function, *items, normalize=normalize, smaller=smaller)
+        splits = zip(*(item.split([len(part) for part in parts]) for item in items)) if items \
+            else [()] * len(parts)
+        return torch.cat([WeightRecord(part, self.layer).map_gram(
+            function, *split, normalize=normalize, smaller=smaller)
+            for part, split in zip(parts, splits)])
+
+    def share(self, rank: int, world_size: int) -> 'WeightRecord':
+        """The matrices that one of several processes takes, maybe none."""
+        start, stop = (self._total * index // world_size for index in (rank, rank + 1))
+        taken, offset = [], 0
+        for part in self._given:
+            own = part[max(start - offset, 0):max(stop - offset, 0)]
+            taken += [own] if len(own) else []
+            offset += len(part)
+        record = WeightRecord(taken or self._given[0][:0], self.layer)
+        record._total, record.items = self._total, slice(start, stop)
+        return record
 
 
 def merge_weights(records: Sequence[WeightRecord]) -> list[WeightRecord]:

@@ -2,16 +2,20 @@
 import inspect
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 import torch
+from mmengine.dist import all_reduce, get_dist_info
 from torch import Tensor
 
 from .losses import DiversityLoss
-from .records import LEVELS, merge_weights
+from .losses.base import check_choice
+from .records import LEVELS, Record, WeightRecord, merge_weights
 from .registry import LOSSES
-from .taps.base import EMBED, Layer, Request, Tap, is_sequence
+from .schedules import WeightSchedule
+from .taps.base import EMBED, HEADS, Layer, Request, Tap, Weights, is_sequence
 
 #: Layers used where a term does not say; those of the paper.
 DEFAULT_LAYERS: dict[tuple[str, int], Any] = {
@@ -23,6 +27,7 @@ DEFAULT_LAYERS: dict[tuple[str, int], Any] = {
     ('weight', 2): (0, -1),
 }
 REDUCTIONS = ('mean', 'sum')
+VECTORS = ('rows', 'columns')
 
 
 class DiversityTerm:
@@ -38,13 +43,21 @@ class DiversityTerm:
         type (str): A loss in :data:`mmdiverse.registry.LOSSES`, such as ``'CosineLoss'``.
         on (str): Level: ``'patch'``, ``'attention'`` or ``'weight'``.
         weight (float): Coefficient, not negative. A term of weight 0 is left out.
+        schedule (dict | Sequence[dict], optional): How the coefficient changes: configs of
+            MMEngine's parameter schedulers; see :class:`~mmdiverse.schedules.WeightSchedule`.
         layers (int | str | Sequence, optional): Block indices (negative from the end), ``'all'``,
             or, at patch level, ``'embed'`` for the input of the first block. Exactly two for a
             loss between layers. Defaults to the layers of the paper: for patches the last block,
             or ``('embed', -1)``; for heads the first, or ``(0, -1)``; for weights ``'all'``, or
             ``(0, -1)``.
+        heads (str): At attention level, what stands for a head: its ``'maps'``, ``'values'`` or
+            ``'outputs'`` (as they enter the projection, after dropout). Defaults to ``'maps'``.
         matrices (Sequence[str]): At weight level, which matrices, among ``q``, ``k``, ``v``,
             ``proj``, ``fc1`` and ``fc2``. Defaults to queries, keys and values.
+        vectors (str): At weight level, which vectors of a matrix: its ``'rows'`` (output neurons)
+            or ``'columns'`` (inputs). Defaults to ``'rows'``.
+        per_head (bool): At weight level, whether the share of each head in a matrix counts as a
+            matrix of its own; not for ``fc1`` and ``fc2``. Defaults to False.
         reduction (str): ``'mean'`` or ``'sum'``. Defaults to ``'mean'``.
         name (str, optional): Name in the log. Defaults to the level and the type, as
             ``patch_cosine`` for a ``CosineLoss``.
@@ -59,28 +72,31 @@ class DiversityTerm:
                  type: str,
                  on: str,
                  weight: float,
+                 schedule: dict | Sequence[dict] | None = None,
                  layers: Layer | Sequence[Layer] | None = None,
+                 heads: str | None = None,
                  matrices: Sequence[str] | None = None,
+                 vectors: str | None = None,
+                 per_head: bool | None = None,
                  reduction: str = 'mean',
                  name: str | None = None,
                  **loss: Any) -> None:
-        if on not in LEVELS:
-            raise ValueError(f'`on` must be one of {list(LEVELS)}, but got {on!r}')
+        self.on = check_choice('on', on, LEVELS)
         if isinstance(weight, bool) or not isinstance(weight, (int, float)):
             raise TypeError(f'`weight` must be a number, but got {weight!r}')
         if not (math.isfinite(weight) and weight >= 0):
             raise ValueError(f'`weight` must be finite and not negative, but got {weight}')
-        if reduction not in REDUCTIONS:
-            raise ValueError(f'`reduction` must be one of {list(REDUCTIONS)}, but got '
-                             f'{reduction!r}')
-        if matrices is not None and on != 'weight':
-            raise ValueError(f"`matrices` needs `on='weight'`, but `on` is {on!r}")
+        self.weight = float(weight)
+        self.schedule = None if schedule is None else WeightSchedule(self.weight, schedule)
+        self.reduction = check_choice('reduction', reduction, REDUCTIONS)
+        for key, value, level in (('heads', heads, 'attention'), ('matrices', matrices, 'weight'),
+                                  ('vectors', vectors, 'weight'), ('per_head', per_head, 'weight')):
+            if value is not None and on != level:
+                raise ValueError(f"`{key}` needs `on='{level}'`, but `on` is {on!r}")
         self.loss = build_loss(type, **loss)
         if on not in self.loss.levels:
             raise ValueError(f'{type} cannot work at `on={on!r}`, only at '
                              f'{list(self.loss.levels)}')
-        self.on = on
-        self.weight = float(weight)
         self.layers = DEFAULT_LAYERS[on, self.loss.num_records] if layers is None else layers
         if self.loss.num_records == 2 and not (is_sequence(self.layers) and
                                                len(self.layers) == 2):
@@ -89,8 +105,11 @@ class DiversityTerm:
         if matrices is not None and not (is_sequence(matrices) and matrices):
             raise ValueError(f'`matrices` must be a list of names that is not empty, but got '
                              f'{matrices!r}')
-        self.matrices = tuple(matrices or ('q', 'k', 'v')) if on == 'weight' else ()
-        self.reduction = reduction
+        self.heads = check_choice('heads', 'maps' if heads is None else heads, HEADS)
+        self.weights = Weights(
+            Weights.matrices if matrices is None else tuple(matrices),
+            check_choice('vectors', Weights.vectors if vectors is None else vectors, VECTORS),
+            bool(per_head))
         self.name = f'{on}_{_snake_case(type)}' if name is None else name
         if not isinstance(self.name, str):
             raise TypeError(f'`name` must be a string, but got {name!r}')
@@ -98,24 +117,39 @@ class DiversityTerm:
             raise ValueError(f"`name` must not contain 'loss', but got {self.name!r}: MMEngine adds"
                              ' up everything so named, and the raw value would be optimized too')
 
+    @property
+    def current_weight(self) -> float:
+        """The coefficient now, as the schedule has it."""
+        return self.weight if self.schedule is None else self.schedule.value
+
+    @property
+    def _source(self) -> str:
+        return self.heads if self.on == 'attention' else self.on
+
     def resolve(self, tap: Tap) -> list[Layer]:
         """Check the term against a backbone, and return its layers as non-negative indices.
 
         Raises:
             ValueError: If a layer or a weight matrix does not exist there.
         """
-        tap.check_matrices(self.matrices)
+        if self.on == 'weight':
+            tap.check_weights(self.weights)
         return tap.resolve_layers(self.layers, self.on)
 
     def requests(self, tap: Tap) -> list[Request]:
-        """What the tap has to capture for this term."""
-        return [(self.on, layer) for layer in self.resolve(tap)]
+        """What the tap has to capture for this term: nothing at weight level."""
+        layers = self.resolve(tap)
+        return [] if self.on == 'weight' else [(self._source, layer) for layer in layers]
 
-    def evaluate(self, tap: Tap) -> Tensor:
+    def evaluate(self, tap: Tap, model_loss: Tensor | None = None, share: bool = False) -> Tensor:
         """Evaluate the term, without its weight, on what a tap captured.
 
         Args:
             tap (Tap): After a forward pass.
+            model_loss (Tensor, optional): The model's own loss, for a term of its gradients.
+            share (bool): Whether the processes of a distributed run, which hold the same weights
+                and average their gradients, share out the matrices of a term at weight level.
+                Values and averaged gradients are the same. Defaults to False.
 
         Returns:
             Tensor: A scalar. Lower is more diverse.
@@ -124,15 +158,53 @@ class DiversityTerm:
             RuntimeError: If something was not captured, or has no gradient where it should.
             ValueError: If the loss cannot work on these records.
         """
-        layers = [tap.records(self.on, layer, self.matrices)
+        layers = [self._records(tap, layer, model_loss)
                   for layer in tap.resolve_layers(self.layers, self.on)]
         if self.loss.num_records == 2:
             values = [self.loss(first, second) for first, second in zip(*layers)]
+        elif self.on == 'weight':
+            merged = merge_weights(list(chain(*layers)))
+            values = [self._share(record) if share else self.loss(record) for record in merged]
         else:
-            records = [record for layer in layers for record in layer]
-            values = [self.loss(record) for record in (
-                merge_weights(records) if self.on == 'weight' else records)]
+            values = [self.loss(record) for record in chain(*layers)]
         return self._reduce(values)
+
+    def _records(self, tap: Tap, layer: Layer, model_loss: Tensor | None) -> Iterator[Record]:
+        """The records of a layer, made only when asked for.
+
+        Autograd goes back in the order in which things were made. So each layer is done before the
+        next, and gradients of their maps are not all there at a time.
+        """
+        if self.loss.of_gradients:
+            yield from tap.gradient_records(layer, model_loss)
+        else:
+            yield from tap.records(self._source, layer, self.weights)
+
+    def _share(self, record: WeightRecord) -> Tensor:
+        """Values ``(B,)`` of all matrices, with a gradient to those of this process alone."""
+        rank, world_size = get_dist_info()
+        own = record.share(rank, world_size)
+        # Also where nothing is left for this process, so that all do the same collectives.
+        values = self.loss(own)
+        every = self._gather(values, own)
+        for state in self.loss.state.values():
+            if len(state) == record.total:
+                state.copy_(self._gather(state[own.items], own))
+        if not values.requires_grad:  # but what another process has may well train
+            values = values + 0 * sum(part.flatten()[0] for part in record.parts()
+                                      if part.requires_grad)
+        # Gradients are averaged over the processes, and the others' are zero.
+        gradient = torch.zeros_like(every)
+        gradient[own.items] = world_size * (values - values.detach())
+        return every + gradient
+
+    @staticmethod
+    def _gather(part: Tensor, own: Record) -> Tensor:
+        """Put together what every process has of a batch."""
+        whole = part.new_zeros((own.total, *part.shape[1:]))
+        whole[own.items] = part.detach()
+        all_reduce(whole)
+        return whole
 
     def _reduce(self, values: list[Tensor]) -> Tensor:
         if self.on == 'weight':
@@ -161,4 +233,5 @@ def build_loss(type: str, **options: Any) -> DiversityLoss:
 
 
 def _snake_case(name: str) -> str:
-    return re.sub(r'(?<!^)(?=[A-Z])', '_', name.rpartition('.')[2].removesuffix('Loss')).lower()
+    words = re.findall(r'[A-Z]+(?![a-z])|[A-Z][a-z0-9]*', name.rpartition('.')[2])
+    return '_'.join(word for word in words if word != 'Loss').lower()

@@ -19,6 +19,11 @@ def unit(vector: Tensor) -> Tensor:
     return vector / length.clamp_min(EPS)
 
 
+def directions(rows: Tensor) -> Tensor:
+    """The directions of all rows, ``(M, D)``."""
+    return torch.stack([unit(row) for row in rows])
+
+
 def reduce(cosine: Tensor, form: str) -> Tensor:
     """The signed, absolute or squared value."""
     return {'signed': cosine, 'absolute': cosine.abs(), 'squared': cosine * cosine}[form]
@@ -55,13 +60,18 @@ def cross_cosine(first: Tensor, second: Tensor, form: str) -> Tensor:
 
 
 def contrastive(first: Tensor, second: Tensor) -> Tensor:
-    """Mean over the vectors of log(1 + exp(mean over the others - own))."""
+    """Mean over the vectors of log(1 + exp(mean inner product with the others - own))."""
     values = []
     for i, a in enumerate(first):
-        own = (unit(a) * unit(second[i])).sum()
-        others = mean([(unit(a) * unit(b)).sum() for j, b in enumerate(second) if j != i])
+        own = (a * second[i]).sum()
+        others = mean([(a * b).sum() for j, b in enumerate(second) if j != i])
         values.append(torch.log(1 + torch.exp(others - own)))
     return mean(values)
+
+
+def eigenvalues(rows: Tensor) -> np.ndarray:
+    """Eigenvalues of the smaller Gram matrix, from singular values; without gradient."""
+    return np.linalg.svd(rows.detach().numpy(), compute_uv=False)**2
 
 
 def eigenvalue_spread(rows: Tensor) -> Tensor:
@@ -80,6 +90,83 @@ def power_step(rows: Tensor, first_start: Tensor, second_start: Tensor, eps: flo
     w = shifted @ second_start
     shift = ((shifted @ w) * w).sum() / ((w * w).sum() + eps)
     return shift * shift
+
+
+def soft_orthogonality(rows: Tensor) -> Tensor:
+    """Sum over all pairs of the squared distance of the inner product from 1 or 0."""
+    return sum(((a * b).sum() - float(i == j))**2
+               for i, a in enumerate(rows) for j, b in enumerate(rows))
+
+
+def srip(rows: Tensor) -> Tensor:
+    """Largest distance of an eigenvalue of the smaller Gram matrix from 1; without gradient."""
+    return torch.tensor(max(abs(value - 1) for value in eigenvalues(rows)))
+
+
+def energy(rows: Tensor, power: float, half_space: bool, eps: float) -> Tensor:
+    """Mean of 1 / distance^power, or -log(distance), over the pairs of different directions."""
+    values = []
+    for i, a in enumerate(rows):
+        for j, b in enumerate(rows):
+            for sign in (1, -1) if half_space else (1, ):
+                if i != j:
+                    square = ((unit(a) - sign * unit(b))**2).sum() + eps
+                    values.append(1 / square.sqrt()**power if power else -square.sqrt().log())
+    return mean(values)
+
+
+def squared_distances(rows: Tensor) -> list[Tensor]:
+    """Squared distance between the directions of every ordered pair of different vectors."""
+    return [((unit(a) - unit(b))**2).sum() for i, a in enumerate(rows)
+            for j, b in enumerate(rows) if i != j]
+
+
+def separation(rows: Tensor, temperature: float) -> Tensor:
+    """Smallest squared distance, or -t log mean exp(-squared distance / t)."""
+    squares = squared_distances(rows)
+    if temperature == 0:
+        return min(squares)
+    return -temperature * mean([(-square / temperature).exp() for square in squares]).log()
+
+
+def authors_directions(rows: Tensor) -> list[Tensor]:
+    """Normalised twice, with something added to the squared length each time."""
+    for _ in range(2):
+        rows = [row / ((row * row).sum() + 1e-8).sqrt() for row in rows]
+    return rows
+
+
+def authors_separation(rows: Tensor) -> Tensor:
+    """Smallest 2 - 2 cos above 0, added up over the unordered pairs that have it."""
+    rows = authors_directions(rows)
+    squares = [2 - 2 * (rows[i] * rows[j]).sum() for i in range(len(rows)) for j in range(i)]
+    smallest = min(square for square in squares if square != 0)
+    return sum(square for square in squares if square == smallest)
+
+
+def negative_log_determinant(rows: Sequence[Tensor], bandwidth: float, jitter: float) -> Tensor:
+    """-log det of the kernel exp(-bandwidth (2 - 2 cos)) of directions; without gradient."""
+    kernel = [[math.exp(-bandwidth * (2 - 2 * float((a * b).sum()))) + jitter * (i == j)
+               for j, b in enumerate(rows)] for i, a in enumerate(rows)]
+    return -torch.tensor(np.linalg.slogdet(np.array(kernel))[1])
+
+
+def inner_product(rows: Tensor) -> Tensor:
+    """Mean over all pairs, those of a vector with itself included."""
+    return mean([(a * b).sum() for a in rows for b in rows])
+
+
+def rank_collapse(rows: Tensor) -> Tensor:
+    """1 - length of what is left without the mean / length of all."""
+    center = mean(list(rows))
+    left = sum(((row - center)**2).sum() for row in rows)
+    return 1 - (left / sum((row**2).sum() for row in rows)).sqrt()
+
+
+def gradient_diversity(rows: Tensor) -> Tensor:
+    """Sum of the squared lengths / squared length of the sum."""
+    total = sum(rows)
+    return sum((row * row).sum() for row in rows) / (total * total).sum()
 
 
 def attention_maps(q: Tensor, k: Tensor, scale: float) -> Tensor:

@@ -1,11 +1,13 @@
+"""Functions of inner products of maps that are never stored."""
 import pytest
 import torch
 from torch import Tensor
 
 from mmdiverse import attention
-from mmdiverse.attention import squared_mean_map_direction
-from mmdiverse.records import AttentionRecord
+from mmdiverse.attention import Budget, map_gram_of_maps
 from tests import reference
+
+SCALE = 0.5
 
 
 @pytest.fixture
@@ -15,50 +17,88 @@ def queries_and_keys() -> tuple[Tensor, Tensor]:
                  for _ in range(2))
 
 
+def function(gram: Tensor) -> Tensor:
+    """Something that treats no two entries alike."""
+    factors = torch.arange(1., 1 + gram[0].numel()).view(gram[0].shape)
+    return (factors * gram.square()).sum((-2, -1))
+
+
 def plain(q: Tensor, k: Tensor) -> Tensor:
-    maps = ((q * .5) @ k.mT).softmax(-1).flatten(2)
-    return (maps / maps.norm(dim=-1, keepdim=True)).mean(1).square().sum(-1)
-
-
-def test_equals_the_stored_maps(queries_and_keys) -> None:
-    actual = squared_mean_map_direction(*queries_and_keys, .5)
-    torch.testing.assert_close(actual, plain(*queries_and_keys))
+    maps = ((q * SCALE) @ k.mT).softmax(-1).flatten(2)
+    return function(maps @ maps.mT)
 
 
 def test_agrees_with_the_loop(queries_and_keys) -> None:
     q, k = (tensor.detach() for tensor in queries_and_keys)
-    rows = [reference.attention_maps(q[0, head], k[0, head], .5).flatten() for head in range(2)]
-    expected = reference.cosine(torch.stack(rows), 'signed', diagonal=True)
-    torch.testing.assert_close(squared_mean_map_direction(q, k, .5)[0], expected)
+    rows = torch.stack([reference.attention_maps(q[0, head], k[0, head], SCALE).flatten()
+                        for head in range(2)])
+    expected = function(reference.gram(rows, normalize=False)[None])
+    torch.testing.assert_close(map_gram_of_maps(q, k, SCALE, function)[:1], expected)
 
 
-def test_gradient(queries_and_keys) -> None:
-    assert torch.autograd.gradcheck(
-        lambda q, k: squared_mean_map_direction(q, k, .5), queries_and_keys)
-
-
-@pytest.mark.parametrize('entries', [1, 100, 10**6])
-def test_chunks_do_not_matter(queries_and_keys, entries: int, monkeypatch) -> None:
-    monkeypatch.setattr(attention, 'MAX_ENTRIES_CPU', entries)
-    actual = squared_mean_map_direction(*queries_and_keys, .5)
+# One row at a time; some; some of two images; an image; all.
+@pytest.mark.parametrize('budget', [(1, 1), (30, 30), (60, 30), (60, 60), (10**6, 10**6)])
+def test_blocks_do_not_matter(queries_and_keys, budget: tuple[int, int], monkeypatch) -> None:
+    monkeypatch.setattr(attention, 'CPU_BUDGET', Budget(*budget))
+    actual = map_gram_of_maps(*queries_and_keys, SCALE, function)
     torch.testing.assert_close(actual, plain(*queries_and_keys))
     grads = torch.autograd.grad(actual.square().sum(), queries_and_keys)
     expected = torch.autograd.grad(plain(*queries_and_keys).square().sum(), queries_and_keys)
     torch.testing.assert_close(grads, expected)
 
 
-def test_nothing_as_large_as_the_maps_is_kept_for_the_backward_pass() -> None:
+@pytest.mark.parametrize('entries', [1, 10**6])
+def test_gradient(queries_and_keys, entries: int, monkeypatch) -> None:
+    monkeypatch.setattr(attention, 'CPU_BUDGET', Budget(entries, entries))
+    assert torch.autograd.gradcheck(
+        lambda q, k: map_gram_of_maps(q, k, SCALE, function), queries_and_keys)
+
+
+@pytest.mark.parametrize('entries', [1, 10**6])
+def test_items_go_with_their_images(queries_and_keys, entries: int, monkeypatch) -> None:
+    monkeypatch.setattr(attention, 'CPU_BUDGET', Budget(entries, entries))
+    numbers = torch.arange(3., dtype=torch.float64)
+    actual = map_gram_of_maps(*queries_and_keys, SCALE,
+                              lambda gram, number: number * function(gram), numbers)
+    torch.testing.assert_close(actual, numbers * plain(*queries_and_keys))
+
+
+@pytest.mark.parametrize('entries', [1, 10**6])
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_half_precision_is_computed_in_float32(queries_and_keys, entries: int, dtype: torch.dtype,
+                                               monkeypatch) -> None:
+    monkeypatch.setattr(attention, 'CPU_BUDGET', Budget(entries, entries))
+    half = [tensor.detach().to(dtype).requires_grad_() for tensor in queries_and_keys]
+    single = [tensor.detach().float().requires_grad_() for tensor in half]
+    actual = map_gram_of_maps(*half, SCALE, function)
+    torch.testing.assert_close(actual, plain(*single))
+    grads = torch.autograd.grad(actual.sum(), half)
+    expected = torch.autograd.grad(plain(*single).sum(), single)
+    assert all(grad.dtype == dtype for grad in grads)
+    torch.testing.assert_close(grads, tuple(grad.to(dtype) for grad in expected))
+
+
+# Where an image fits into a block its gradients are kept, else the inputs themselves.
+@pytest.mark.parametrize('entries', [1, 10**6])
+def test_nothing_as_large_as_the_maps_is_kept_for_the_backward_pass(entries: int, monkeypatch
+                                                                   ) -> None:
+    monkeypatch.setattr(attention, 'CPU_BUDGET', Budget(entries, entries))
     q, k = (torch.randn(2, 3, 50, 4, requires_grad=True) for _ in range(2))
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.numel()) or x,
                                                   lambda x: x):
-        squared_mean_map_direction(q, k, .5)
+        map_gram_of_maps(q, k, SCALE, function)
     assert max(kept) == q.numel()
 
 
-def test_record_takes_the_maps_where_they_exist() -> None:
-    q, k = torch.randn(1, 2, 3, 4), torch.randn(1, 2, 3, 4)
-    first, second = (AttentionRecord(q=q, k=k, scale=.5) for _ in range(2))
-    first.gram()
-    torch.testing.assert_close(first.squared_mean_direction(), second.squared_mean_direction())
-    assert 'maps' in vars(first) and 'maps' not in vars(second)
+def test_nothing_is_kept_without_gradient() -> None:
+    q, k = (torch.randn(2, 3, 5, 4) for _ in range(2))
+    assert not map_gram_of_maps(q, k, SCALE, function).requires_grad
+
+
+def test_a_frozen_side_gets_no_gradient(queries_and_keys) -> None:
+    q, k = queries_and_keys
+    map_gram_of_maps(q.detach(), k, SCALE, function).sum().backward()
+    expected, = torch.autograd.grad(plain(q.detach(), k).sum(), k)
+    assert q.grad is None
+    torch.testing.assert_close(k.grad, expected)

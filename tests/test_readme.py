@@ -1,4 +1,6 @@
 """What the README shows has to be what there is."""
+import inspect
+import json
 import re
 from pathlib import Path
 
@@ -6,7 +8,8 @@ from mmengine.config import Config
 
 from mmdiverse.config import list_fragments
 from mmdiverse.hooks import DiversityHook
-from mmdiverse.registry import LOSSES
+from mmdiverse.report.catalogue import catalogue_table, insert_table
+from mmdiverse.terms import DiversityTerm
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / 'README.md').read_text(encoding='utf-8')
@@ -44,9 +47,23 @@ def test_every_fragment_is_listed() -> None:
         list_fragments()
 
 
-def test_every_loss_is_listed() -> None:
-    LOSSES.import_from_location()
-    assert all(f'`{name}`' in README for name in LOSSES.module_dict)
+def test_the_catalogue_is_what_the_registry_holds() -> None:
+    path, = re.findall(r'tools/catalogue.py README.md (\S+)', README)
+    results = json.loads((ROOT / path).read_text(encoding='utf-8'))['results']
+    assert insert_table(README, catalogue_table(results)) == README
+
+
+def test_every_loss_was_measured_at_every_level() -> None:
+    assert 'not measured' not in README
+
+
+def test_every_key_of_a_term_is_listed() -> None:
+    assert {*table('key')} == {*inspect.signature(DiversityTerm).parameters} - {'loss'}
+
+
+def test_the_example_of_a_schedule_builds() -> None:
+    source, = blocks('py')
+    assert DiversityTerm(**eval(source)).schedule is not None
 
 
 def test_links_lead_somewhere() -> None:

@@ -1,9 +1,18 @@
 """Records: their summaries against plain loops, degenerate vectors, dtypes, prefix tokens."""
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
 
-from mmdiverse.records import AttentionRecord, TokenRecord, WeightRecord, merge_weights
+from mmdiverse.records import (
+    AttentionRecord,
+    HeadRecord,
+    Record,
+    TokenRecord,
+    WeightRecord,
+    merge_weights,
+)
 from tests import reference
 
 
@@ -15,10 +24,18 @@ def vectors() -> Tensor:
     return x
 
 
+def gram(record: Record, normalize: bool = True, smaller: bool = False) -> Tensor:
+    """The whole Gram matrix, entry by entry."""
+    num = min(record.shape[1:]) if smaller else record.shape[1]
+    return torch.stack([torch.stack([
+        record.map_gram(lambda gram, i=i, j=j: gram[:, i, j], normalize=normalize, smaller=smaller)
+        for j in range(num)], -1) for i in range(num)], -2)
+
+
 @pytest.mark.parametrize('normalize', [True, False])
 def test_gram_is_all_inner_products(vectors: Tensor, normalize: bool) -> None:
     expected = torch.stack([reference.gram(rows, normalize) for rows in vectors])
-    torch.testing.assert_close(TokenRecord(vectors).gram(normalize), expected)
+    torch.testing.assert_close(gram(TokenRecord(vectors), normalize), expected)
 
 
 def test_mean_direction_is_the_mean_of_the_directions(vectors: Tensor) -> None:
@@ -42,11 +59,77 @@ def test_a_short_vector_is_no_zero_vector() -> None:
     torch.testing.assert_close(short.mean_direction(), torch.tensor([[0.6, 0.8]]))
 
 
-@pytest.mark.parametrize('summary', ['unit_vectors', 'gram', 'mean_direction'])
-def test_a_zero_vector_has_a_finite_gradient(vectors: Tensor, summary: str) -> None:
+@pytest.mark.parametrize('summary', [Record.unit_vectors, gram, Record.mean_direction])
+def test_a_zero_vector_has_a_finite_gradient(vectors: Tensor, summary: Callable) -> None:
     vectors.requires_grad_()
-    getattr(TokenRecord(vectors), summary)().sum().backward()
+    summary(TokenRecord(vectors)).sum().backward()
     assert vectors.grad.isfinite().all()
+
+
+def test_a_zero_map_has_a_finite_gradient(vectors: Tensor) -> None:
+    maps = vectors.unflatten(-1, (2, 3)).requires_grad_()
+    gram(AttentionRecord(maps=maps)).sum().backward()
+    assert maps.grad.isfinite().all()
+
+
+@pytest.mark.parametrize('normalize', [True, False])
+def test_the_smaller_gram_has_the_same_norm_trace_and_eigenvalues(normalize: bool) -> None:
+    x = torch.randn(2, 7, 3, dtype=torch.float64)
+    large, small = (gram(TokenRecord(x), normalize, smaller) for smaller in (False, True))
+    assert small.shape == (2, 3, 3)
+    torch.testing.assert_close(torch.linalg.eigvalsh(large)[:, -3:], torch.linalg.eigvalsh(small))
+    torch.testing.assert_close(large.norm(dim=(1, 2)), small.norm(dim=(1, 2)))
+
+
+@pytest.mark.parametrize('normalize', [True, False])
+def test_cross_gram_is_all_inner_products_of_two_records(vectors: Tensor, normalize: bool) -> None:
+    other = vectors.flip(0)
+    expected = [reference.gram(torch.cat(rows), normalize)[:4, 4:]
+                for rows in zip(vectors, other)]
+    for column in range(4):
+        actual = TokenRecord(vectors).map_cross_gram(
+            TokenRecord(other), lambda gram, column=column: gram[:, 2, column], normalize)
+        torch.testing.assert_close(actual, torch.stack([matrix[2, column] for matrix in expected]))
+
+
+def test_items_go_with_their_matrices() -> None:
+    x, numbers = torch.randn(5, 3, 4), torch.arange(5.)
+    parts = WeightRecord(list(x.split([2, 1, 2])))
+    actual = parts.map_gram(lambda gram, number: gram[:, 0, 0] * number, numbers)
+    torch.testing.assert_close(actual, numbers)
+
+
+@pytest.mark.parametrize('record', [
+    TokenRecord(torch.ones(2, 3, 4, requires_grad=True)),
+    HeadRecord(torch.ones(2, 3, 4, 5, requires_grad=True)),
+    WeightRecord([torch.ones(2, 3, 4, requires_grad=True)] * 2),
+    AttentionRecord(maps=torch.ones(2, 3, 4, 4, requires_grad=True)),
+    AttentionRecord(q=torch.ones(2, 3, 4, 5, requires_grad=True), k=torch.ones(2, 3, 4, 5),
+                    scale=1.)])
+def test_detached_records_hold_the_same_without_gradient(record: Record) -> None:
+    detached = record.detach()
+    assert type(detached) is type(record) and record.vectors().requires_grad
+    assert not detached.vectors().requires_grad
+    assert torch.equal(detached.vectors(), record.vectors())
+
+
+def test_a_head_is_its_flattened_values() -> None:
+    heads = torch.randn(2, 3, 5, 4)
+    record = HeadRecord(heads)
+    assert record.shape == (2, 3, 20)
+    assert torch.equal(record.vectors()[1, 2], heads[1, 2].reshape(-1))
+
+
+@pytest.mark.parametrize('world_size', [1, 2, 3, 7])
+def test_shares_of_all_processes_are_the_whole_in_order(world_size: int) -> None:
+    x = torch.randn(5, 3, 4)
+    whole = WeightRecord(list(x.split([2, 3])))
+    shares = [whole.share(rank, world_size) for rank in range(world_size)]
+    assert torch.equal(torch.cat([share.vectors() for share in shares]), x)
+    assert all(torch.equal(x[share.items], share.vectors()) and share.total == 5
+               for share in shares)
+    sizes = [len(share.vectors()) for share in shares]
+    assert max(sizes) - min(sizes) <= 1
 
 
 def test_maps_are_rebuilt_from_queries_and_keys() -> None:

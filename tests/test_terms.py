@@ -4,10 +4,12 @@ from typing import Any
 
 import pytest
 import torch
-from mmpretrain.models.backbones import ResNet
+from mmpretrain.models.backbones import ResNet, VisionTransformer
 from torch import nn
 
 from mmdiverse.hooks import DiversityHook
+from mmdiverse.losses import mean_cosine
+from mmdiverse.records import WeightRecord
 from mmdiverse.taps import Tap, build_tap
 from mmdiverse.terms import DiversityTerm
 from tests.taps.families import swin, vit
@@ -62,6 +64,17 @@ def evaluate(backbone: nn.Module, images: torch.Tensor | None = None, **term: An
     (dict(form='cubic'), ValueError, "`form` must be one of .*got 'cubic'"),
     (dict(reduction='max'), ValueError, "`reduction` must be one of .*'sum'.*got 'max'"),
     (dict(matrices=['q']), ValueError, "`matrices` needs `on='weight'`, but `on` is 'patch'"),
+    (dict(vectors='columns'), ValueError, "`vectors` needs `on='weight'`, but `on` is 'patch'"),
+    (dict(per_head=False), ValueError, "`per_head` needs `on='weight'`, but `on` is 'patch'"),
+    (dict(heads='values'), ValueError, "`heads` needs `on='attention'`, but `on` is 'patch'"),
+    (dict(on='attention', heads='keys'), ValueError, "`heads` must be one of .*got 'keys'"),
+    (dict(on='weight', vectors='rows '), ValueError, "`vectors` must be one of .*got 'rows '"),
+    (dict(schedule=dict(type='LinearParamScheduler', begin=5, end=5)), ValueError,
+     '`schedule` ends before it starts: .* got 5 and 5'),
+    (dict(schedule=[dict(type='LinearParamScheduler', begin=9, end=2)]), ValueError,
+     r'`schedule\[0\]` ends before it starts: .* got 9 and 2'),
+    (dict(type='GradientDiversityLoss', on='weight'), ValueError, 'cannot work at `on='),
+    (dict(type='DisagreementLoss'), ValueError, r"only at \['attention'\]"),
     (dict(name='my_loss'), ValueError, "`name` must not contain 'loss', but got 'my_loss'"),
     (dict(CONTRASTIVE, on='weight'), ValueError, 'ContrastiveLoss cannot work at `on='),
     (dict(CONTRASTIVE, layers=-1), ValueError, '`layers` must hold exactly two, but got -1'),
@@ -102,6 +115,8 @@ def test_two_terms_of_one_name() -> None:
     (dict(layers=[0, -3]), '`layers` names a block twice'),
     (dict(layers=[]), '`layers` is empty'),
     (dict(on='weight', matrices=['q', 'w']), r"`matrices` must be taken from .*got \['w'\]"),
+    (dict(on='weight', matrices=['q', 'fc1'], per_head=True),
+     r"`per_head=True` needs `matrices` .*got \['fc1'\]"),
 ])
 def test_what_does_not_exist_is_refused_when_the_hook_attaches(
         backbone: nn.Module, change: dict[str, Any], message: str) -> None:
@@ -151,7 +166,7 @@ def test_name_in_the_log(options: dict[str, str], expected: str) -> None:
 
 
 def test_default_matrices_are_queries_keys_and_values() -> None:
-    assert DiversityTerm(**dict(COSINE, on='weight')).matrices == ('q', 'k', 'v')
+    assert DiversityTerm(**dict(COSINE, on='weight')).weights.matrices == ('q', 'k', 'v')
 
 
 def test_options_reach_the_loss() -> None:
@@ -198,6 +213,47 @@ def test_the_first_of_two_layers_is_the_first_record(backbone: nn.Module) -> Non
 def test_two_layers_of_different_stages_are_refused_in_the_forward_pass() -> None:
     with pytest.raises(ValueError, match='change `layers` of this term .in a Swin, stay within'):
         evaluate(swin(), torch.randn(1, 3, 16, 16), type='ContrastiveLoss', layers=[0, -1])
+
+
+def test_fewer_than_two_vectors_are_refused_in_the_forward_pass() -> None:
+    one_head = VisionTransformer(img_size=12, patch_size=4, arch=dict(
+        embed_dims=16, num_layers=1, num_heads=1, feedforward_channels=8))
+    with pytest.raises(ValueError, match="CosineLoss needs at least 2 vectors, but layer 0 has 1 "
+                                         "at level 'attention'; change `layers` or `on`"):
+        evaluate(one_head, on='attention')
+
+
+@pytest.mark.parametrize('heads', ['values', 'outputs'])
+def test_heads_are_what_the_term_says(backbone: nn.Module, heads: str) -> None:
+    tap = build_tap(backbone)
+    tap.attach([(heads, 1)])
+    torch.manual_seed(1)
+    with tap.recording():
+        backbone(torch.randn(3, 3, 12, 12))
+        expected = mean_cosine(tap.records(heads, 1)[0]).mean()
+    tap.detach()
+    torch.testing.assert_close(evaluate(backbone, on='attention', heads=heads, layers=1), expected)
+    assert evaluate(backbone, on='attention', layers=1) != expected
+
+
+def test_columns_and_heads_of_weights_are_vectors_on_request(backbone: nn.Module) -> None:
+    weight = backbone.layers[1].attn.proj.weight
+    options = dict(on='weight', matrices=['proj'], layers=1)
+    for change, matrices in (
+            (dict(vectors='columns'), weight.T[None]),
+            (dict(per_head=True), torch.stack(weight.chunk(2, dim=1))),
+            (dict(per_head=True, vectors='columns'), torch.stack(weight.T.chunk(2)))):
+        torch.testing.assert_close(evaluate(backbone, **options, **change),
+                                   mean_cosine(WeightRecord(matrices)).mean())
+
+
+@pytest.mark.parametrize('name', ['q', 'k', 'v', 'proj', 'fc1', 'fc2'])
+def test_every_matrix_has_a_gradient_to_itself_alone(backbone: nn.Module, name: str) -> None:
+    evaluate(backbone, on='weight', matrices=[name], layers=1).backward()
+    trained = [key for key, parameter in backbone.named_parameters() if parameter.grad is not None]
+    backbone.zero_grad()
+    paths = dict(proj='attn.proj', fc1='ffn.layers.0.0', fc2='ffn.layers.1')
+    assert trained == [f'layers.1.{paths.get(name, "attn.qkv")}.weight']
 
 
 @pytest.mark.parametrize('matrices', [[], 'qkv'])

@@ -21,10 +21,14 @@ from ..terms import build_loss
 Arrays = dict[str, np.ndarray]
 
 COSINE = dict(type='CosineLoss', diagonal=True)
-POWER = dict(type='ConditionalOrthogonalityLoss', method='power')
+POWER = dict(type='ConditionalOrthogonalityLoss', method='official')
 FEATURE_POWER = dict(POWER, start='normal', eps=1e-6)
+SOFT = dict(type='SoftOrthogonalityLoss', normalize=False)
+SEPARATION = dict(type='HypersphericalSeparationLoss', official=True)
+DETERMINANT = dict(type='GramDeterminantLoss', official=True)
 
-#: Loss that reproduces each case of a single loss. The case's name begins with the level.
+#: Loss that reproduces each case of a single loss. The case's name begins with the level, but for
+#: the gradients of patches.
 LOSSES: dict[str, dict[str, Any]] = {
     'patch_cosine': dict(COSINE, form='signed'),
     'patch_cosine_abs': dict(COSINE, form='absolute'),
@@ -32,14 +36,27 @@ LOSSES: dict[str, dict[str, Any]] = {
     'patch_cross_cosine_abs': dict(type='CrossCosineLoss', form='absolute'),
     'patch_contrastive': dict(type='ContrastiveLoss'),
     'patch_cond_orth': dict(FEATURE_POWER, normalize=True),
+    'patch_soft_orth': dict(SOFT, normalize=True),
+    'patch_mhs': SEPARATION,
+    'patch_mgd': DETERMINANT,
+    'gradient_diversity': dict(type='GradientDiversityLoss', form='diversity'),
     'attn_cosine': dict(COSINE, form='signed'),
     'attn_cross_cosine': dict(type='CrossCosineLoss', form='signed'),
     'attn_contrastive': dict(type='ContrastiveLoss'),
+    'attn_cross_cosine_abs': dict(type='CrossCosineLoss', form='absolute'),
+    'attn_cosine_abs': dict(COSINE, form='absolute'),
     'attn_cond_orth': FEATURE_POWER,
+    'attn_soft_orth': SOFT,
+    'attn_mhs': SEPARATION,
+    'attn_mgd': DETERMINANT,
     'weight_cond_orth': POWER,
+    'weight_cond_orth_columns': POWER,
+    'weight_soft_orth': SOFT,
+    'weight_mhs': SEPARATION,
+    'weight_mgd': DETERMINANT,
 }
 #: Names of the inputs of a loss, in order.
-INPUTS = ('first', 'last', 'tokens', 'vectors', 'attn', 'weight')
+INPUTS = ('first', 'last', 'tokens', 'vectors', 'grads', 'attn', 'weight')
 #: Of these, the ones whose first token is no patch.
 WITH_PREFIX = ('first', 'last', 'tokens')
 #: Parts of the whole model, and the term that each is.
@@ -123,7 +140,7 @@ def check_case(case: str, arrays: Arrays) -> CaseResult:
 
 
 def _check_loss(case: str, arrays: Arrays) -> CaseResult:
-    result = CaseResult(case, tolerance=1e-10)
+    result = CaseResult(case, tolerance=1e-8 if case.endswith('mgd') else 1e-10)
     loss = build_loss(**LOSSES[case])
     inputs = {name: torch.tensor(arrays[name], dtype=torch.float64, requires_grad=True)
               for name in INPUTS if name in arrays}
@@ -139,11 +156,11 @@ def _check_loss(case: str, arrays: Arrays) -> CaseResult:
 
 
 def _record(case: str, name: str, tensor: Tensor) -> Record:
-    if case.startswith('patch'):
-        return TokenRecord(tensor, num_prefix=int(name in WITH_PREFIX))
     if case.startswith('attn'):
         return AttentionRecord(maps=tensor)
-    return WeightRecord(tensor.unsqueeze(0))
+    if case.startswith('weight'):
+        return WeightRecord((tensor.T if case.endswith('columns') else tensor).unsqueeze(0))
+    return TokenRecord(tensor, num_prefix=int(name in WITH_PREFIX))
 
 
 def _check_shares(arrays: Arrays) -> CaseResult:

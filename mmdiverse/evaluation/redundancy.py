@@ -11,7 +11,8 @@ from ..taps import build_tap
 
 #: Name of the measure of each level.
 MEASURES = {'patch': 'token_cosine', 'attention': 'head_cosine', 'weight': 'weight_cosine'}
-MATRICES = ('q', 'k', 'v')
+#: What a tap captures for the two levels that take a forward pass.
+SOURCES = {'patch': 'patch', 'attention': 'maps'}
 
 
 @torch.no_grad()
@@ -42,7 +43,7 @@ def measure_redundancy(model: nn.Module, batches: Iterable[dict]) -> dict[str, l
     blocks = range(len(tap.blocks))
     sums: dict[tuple[str, int], float] = defaultdict(float)
     images = 0
-    tap.attach((level, layer) for level in ('patch', 'attention') for layer in blocks)
+    tap.attach((source, layer) for source in SOURCES.values() for layer in blocks)
     try:
         for data in batches:
             batch = model.data_preprocessor(data, False)
@@ -50,19 +51,19 @@ def measure_redundancy(model: nn.Module, batches: Iterable[dict]) -> dict[str, l
             images += count
             with tap.recording():
                 model(**batch, mode='tensor')
-                for level in ('patch', 'attention'):
+                for level, source in SOURCES.items():
                     for layer in blocks:
-                        sums[level, layer] += count * _similarity(tap.records(level, layer))
+                        sums[level, layer] += count * _similarity(tap.records(source, layer))
         if not images:
             raise ValueError('measure_redundancy needs at least one batch, but got none')
         for layer in blocks:
-            sums['weight', layer] = images * _similarity(tap.records('weight', layer, MATRICES))
+            sums['weight', layer] = images * _similarity(tap.records('weight', layer))
     finally:
         tap.detach()
     return {MEASURES[level]: [sums[level, layer] / images for layer in blocks] for level in LEVELS}
 
 
 def _similarity(records: list[Record]) -> float:
-    if records[0].vectors().size(1) < 2:
+    if records[0].shape[1] < 2:
         return float('nan')
     return float(torch.cat([mean_cosine(record, 'absolute') for record in records]).mean())

@@ -1,16 +1,20 @@
 """The hook that turns a run of MMPretrain into a diversified one."""
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
-from mmengine.runner import Runner
+from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 from torch.utils.hooks import RemovableHandle
 
 from ..registry import HOOKS
+from ..schedules import WeightSchedule
 from ..taps import Tap, build_tap
 from ..terms import DiversityTerm
 
@@ -28,9 +32,14 @@ class DiversityHook(Hook):
     ``parse_losses`` see one loss like any other. Nothing is captured in validation, and nothing
     is attached where all weights are 0: such a run is MMPretrain's own, bit for bit.
 
-    Each term logs ``loss_<name>``, its weighted value, and ``<name>``, its raw value. The key
-    ``loss`` of a classification head becomes ``loss_cls``, because MMEngine lets it overwrite the
-    total, which it logs under the same name.
+    Each term logs ``loss_<name>``, its weighted value, and ``<name>``, its raw value; one with a
+    ``schedule`` also ``<name>_weight``. While a schedule has a term at 0, it is neither evaluated
+    nor logged. The key ``loss`` of a classification head becomes ``loss_cls``, because MMEngine
+    lets it overwrite the total, which it logs under the same name.
+
+    Under ``DistributedDataParallel`` the processes share out the matrices of terms at weight
+    level. Where a power iteration ended is saved in checkpoints under ``diversity_hook`` and
+    resumed from there.
 
     Source: Chen et al., The Principle of Diversity, CVPR 2022 (arXiv 2203.06345).
 
@@ -71,17 +80,28 @@ class DiversityHook(Hook):
         self.tap: Tap | None = None
         self._handles: list[RemovableHandle] = []
         self._generator: torch.Generator | None = None
+        self._share_weights = False
+        self._forward_context = ExitStack()
 
     @property
     def enabled_terms(self) -> list[DiversityTerm]:
         """The terms whose weight is not 0."""
         return [term for term in self.terms if term.weight > 0]
 
+    @property
+    def scheduled_terms(self) -> list[DiversityTerm]:
+        """The enabled terms whose weight changes."""
+        return [term for term in self.enabled_terms if term.schedule is not None]
+
     def before_train(self, runner: Runner) -> None:
         """Check the terms against the model and the data, and attach to the model."""
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         check_num_classes(model, runner.train_dataloader)
         self.attach(model)
+        self._share_weights = isinstance(runner.model, DistributedDataParallel)
+        for term in self.scheduled_terms:
+            with _named(term):
+                _reset_schedule(term.schedule, runner)
         if self.tap is not None:
             runner.logger.info('Diversity terms: ' + ', '.join(
                 f'{term.name} (weight {term.weight:g}, layers {term.resolve(self.tap)})'
@@ -94,10 +114,40 @@ class DiversityHook(Hook):
         """Seed the random starts of this iteration."""
         if self._generator is not None:
             self._generator.manual_seed((runner.seed or 0) + runner.iter)
+        for term in self.scheduled_terms:
+            if term.current_weight == 0:
+                # The log would go on showing the last values.
+                for key in (f'loss_{term.name}', term.name, f'{term.name}_weight'):
+                    runner.message_hub.log_scalars.pop(f'train/{key}', None)
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any | None = None,
+                         outputs: dict | None = None) -> None:
+        """Move the schedules that go by iteration."""
+        for term in self.scheduled_terms:
+            with _named(term):
+                term.schedule.step_iter()
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Move the schedules that go by epoch."""
+        for term in self.scheduled_terms:
+            with _named(term):
+                term.schedule.step_epoch()
 
     def after_train(self, runner: Runner) -> None:
         """Leave the model as it was."""
         self.detach()
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Save where power iterations ended."""
+        states = {term.name: dict(term.loss.state) for term in self.terms if term.loss.state}
+        if states:
+            checkpoint['diversity_hook'] = states
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Resume power iterations where they ended."""
+        states = checkpoint.get('diversity_hook', {})
+        for term in self.terms:
+            term.loss.state.update(states.get(term.name, {}))
 
     def attach(self, model: nn.Module) -> None:
         """Attach to a model, so that its forward passes with ``mode='loss'`` are diversified.
@@ -128,8 +178,7 @@ class DiversityHook(Hook):
         device = next(model.parameters()).device
         self._generator = torch.Generator(device=device)
         for term in self.enabled_terms:
-            if hasattr(term.loss, 'generator'):
-                term.loss.generator = self._generator
+            term.loss.generator = self._generator
         self._handles = [
             model.register_forward_pre_hook(self._before_forward, with_kwargs=True),
             model.register_forward_hook(self._after_forward, with_kwargs=True),
@@ -140,6 +189,7 @@ class DiversityHook(Hook):
         for handle in self._handles:
             handle.remove()
         self._handles = []
+        self._forward_context.close()
         if self.tap is not None:
             self.tap.detach()
         self.tap = None
@@ -147,37 +197,66 @@ class DiversityHook(Hook):
     def _before_forward(self, model: nn.Module, args: tuple, kwargs: dict) -> None:
         # BaseModel.forward(inputs, data_samples, mode)
         mode = kwargs.get('mode', args[2] if len(args) > 2 else 'tensor')
-        if mode == 'loss' and model.training:
-            self.tap.start()
+        if mode != 'loss' or not model.training:
+            return
+        self.tap.start()
+        if any(term.loss.of_gradients and term.resolve(self.tap) != [len(self.tap.blocks) - 1]
+               for term in self._active_terms()):
+            # Fused attention can be differentiated only once.
+            self._forward_context.enter_context(sdpa_kernel(SDPBackend.MATH))
 
     def _after_forward(self, model: nn.Module, args: tuple, kwargs: dict,
                        output: Any) -> dict | None:
+        self._forward_context.close()
         if not self.tap.stop():
             return None
         try:
-            with torch.autocast(self._generator.device.type, enabled=False):
-                return self._add_terms(output)
+            return self._add_terms(model, output)
         finally:
             self.tap.clear()
 
-    def _add_terms(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _active_terms(self) -> list[DiversityTerm]:
+        return [term for term in self.enabled_terms if term.current_weight > 0]
+
+    def _add_terms(self, model: nn.Module, losses: dict[str, Tensor]) -> dict[str, Tensor]:
         total = {('loss_cls' if key == 'loss' else key): value for key, value in losses.items()}
-        for term in self.enabled_terms:
-            try:
-                value = term.evaluate(self.tap)
-            except (RuntimeError, ValueError) as error:
-                raise type(error)(f'DiversityHook term {term.name!r}: {error}') from error
+        terms = self._active_terms()
+        model_loss = model.parse_losses(losses)[0] if any(
+            term.loss.of_gradients for term in terms) else None
+        for term in terms:
+            with _named(term):
+                value = term.evaluate(self.tap, model_loss, self._share_weights)
             if torch.is_grad_enabled() and not value.requires_grad:
                 raise RuntimeError(
                     f'DiversityHook term {term.name!r} has no gradient: all parameters that it '
                     'depends on are frozen; change its `layers` or `on`, or set its `weight` to 0')
-            for key, entry in ((f'loss_{term.name}', term.weight * value),
-                               (term.name, value.detach())):
+            entries = {f'loss_{term.name}': term.current_weight * value,
+                       term.name: value.detach()}
+            if term.schedule is not None:
+                entries[f'{term.name}_weight'] = value.new_tensor(term.current_weight)
+            for key, entry in entries.items():
                 if key in total:
                     raise ValueError(f'DiversityHook term {term.name!r}: the model logs {key!r} '
                                      'already; give the term another `name`')
                 total[key] = entry
         return total
+
+
+@contextmanager
+def _named(term: DiversityTerm) -> Iterator[None]:
+    """Say of which term an error is."""
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:
+        raise type(error)(f'DiversityHook term {term.name!r}: {error}') from error
+
+
+def _reset_schedule(schedule: WeightSchedule, runner: Runner) -> None:
+    schedule.reset(len(runner.train_dataloader), runner.epoch, runner.iter, runner.max_epochs,
+                   runner.max_iters)
+    if schedule.by_epoch and isinstance(runner.train_loop, IterBasedTrainLoop):
+        raise ValueError('`schedule` goes by epoch, but this run counts iterations alone; set '
+                         '`by_epoch=False` in it')
 
 
 def check_num_classes(model: nn.Module, dataloader: DataLoader) -> None:

@@ -1,4 +1,5 @@
 """What every diversity loss shares."""
+import torch
 from torch import Tensor
 
 from ..records import Record
@@ -12,14 +13,29 @@ class DiversityLoss:
     come from.
 
     Attributes:
+        formula (str): The formula of the defaults, for tables; ``x`` are vectors, ``u`` their
+            directions, ``G`` their Gram matrix.
+        cost (str): How the cost for one item grows with ``M`` vectors in ``D`` dimensions.
         levels (tuple[str]): The levels at which the formula makes sense.
         num_records (int): Records it takes: 1, or 2 for a loss between two layers.
         min_vectors (int): Fewest vectors ``M`` for which it is defined.
+        of_gradients (bool): Whether the vectors are not tokens but the gradients of the model's
+            loss with respect to them.
+        generator (torch.Generator | None): Source of random starts; PyTorch's own when None.
     """
 
+    formula: str
+    cost: str
     levels: tuple[str, ...] = ('patch', 'attention', 'weight')
     num_records: int = 1
-    min_vectors: int = 1
+    min_vectors: int = 2
+    of_gradients: bool = False
+    generator: torch.Generator | None = None
+
+    @property
+    def state(self) -> dict[str, Tensor]:
+        """What persists from one step to the next and belongs into a checkpoint, by name."""
+        return {}
 
     def __call__(self, *records: Record) -> Tensor:
         """Check the records and evaluate the formula.
@@ -44,7 +60,9 @@ class DiversityLoss:
                 f'{type(self).__name__} compares two layers whose records have equal shapes, '
                 f'but layers {[r.layer for r in records]} have (B, M, D) = {shapes}; '
                 'change `layers` of this term (in a Swin, stay within one stage)')
-        return self.forward(*records)
+        # Products of long vectors have no room in half precision.
+        with torch.autocast(records[0].device.type, enabled=False):
+            return self.forward(*records)
 
     def forward(self, *records: Record) -> Tensor:
         """The formula. See :meth:`__call__`."""
@@ -60,3 +78,28 @@ def check_choice(key: str, value: str, choices: tuple[str, ...]) -> str:
     if value not in choices:
         raise ValueError(f'`{key}` must be one of {list(choices)}, but got {value!r}')
     return value
+
+
+def check_positive(key: str, value: float) -> float:
+    """Return ``value`` if it is finite and above 0.
+
+    Raises:
+        ValueError: Naming the config key and what came.
+    """
+    if not 0 < value < float('inf'):
+        raise ValueError(f'`{key}` must be finite and above 0, but got {value}')
+    return value
+
+
+def off_diagonal(matrix: Tensor) -> Tensor:
+    """The entries off the diagonal.
+
+    Args:
+        matrix (Tensor): ``(B, M, M)``.
+
+    Returns:
+        Tensor: ``(B, M (M - 1))``, row by row.
+    """
+    num = matrix.size(-1)
+    # Without the first entry, every M + 1 entries end in one of the diagonal.
+    return matrix.flatten(-2)[..., 1:].unflatten(-1, (num - 1, num + 1))[..., :-1].flatten(-2)

@@ -1,4 +1,5 @@
 """Contrast between matching and other vectors of two layers."""
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -7,7 +8,7 @@ from ..registry import LOSSES
 from .base import DiversityLoss
 
 
-def contrastive(first: Record, second: Record) -> Tensor:
+def contrastive(first: Record, second: Record, normalize: bool = True) -> Tensor:
     r"""How much a vector resembles the others of another layer rather than its own.
 
     .. math::
@@ -21,35 +22,60 @@ def contrastive(first: Record, second: Record) -> Tensor:
     Args:
         first (Record): ``(B, M, D)``, ``M >= 2``.
         second (Record): ``(B, M, D)``.
+        normalize (bool): Inner products of directions or of the vectors as they are.
 
     Returns:
-        Tensor: ``(B,)``, between ``log(1 + e^-2) = 0.127`` and ``log(1 + e^2) = 2.127``;
-        ``log 2`` where a vector resembles its own image no more than the others'. Lower is more
-        diverse.
+        Tensor: ``(B,)``, above 0; ``log 2`` where a vector resembles its own image no more than
+        the others'. Of directions between ``log(1 + e^-2) = 0.127`` and ``log(1 + e^2) = 2.127``.
+        Lower is more diverse.
     """
-    a, b = first.unit_vectors(), second.unit_vectors()
-    own = (a * b).sum(-1)
-    total = (a @ b.sum(1).unsqueeze(-1)).squeeze(-1)
-    others = (total - own) / (a.size(1) - 1)
-    return F.softplus(others - own).mean(-1)
+
+    def contrast(own: Tensor, total: Tensor) -> Tensor:
+        others = (total - own) / (own.size(-1) - 1)
+        return F.softplus(others - own).mean(-1)
+
+    if first.prefers_gram:
+        return first.map_cross_gram(second, lambda products: contrast(
+            torch.diagonal(products, dim1=-2, dim2=-1), products.sum(-1)), normalize)
+    a, b = first.vectors(), second.vectors()
+    # Scales are left to where they meet less than the vectors.
+    scale_a, scale_b = (record.inverse_norms() if normalize else torch.ones_like(a[..., :1])
+                        for record in (first, second))
+    own = (a * b).sum(-1, keepdim=True) * (scale_a * scale_b)
+    total = a @ (scale_b.mT @ b).mT * scale_a
+    return contrast(own.squeeze(-1), total.squeeze(-1))
 
 
 @LOSSES.register_module()
 class ContrastiveLoss(DiversityLoss):
     """Keeps every vector of a layer near its own image in another layer, and away from the rest.
 
-    See :func:`contrastive`. This is the authors' form; it has no options. Both layers receive a
-    gradient.
+    See :func:`contrastive`. The default is the authors' form: of directions, and both layers
+    receive a gradient. Gong et al. stop the gradient of the first layer (``stop_gradient=True``),
+    so that the input is a fixed target, and take inner products of the vectors as they are
+    (``normalize=False``), which also rewards length.
 
-    Source: Chen et al., CVPR 2022 (arXiv 2203.06345), cross-layer contrastive loss.
+    Source: Chen et al., CVPR 2022 (arXiv 2203.06345), cross-layer contrastive loss; Gong et al.,
+    2021 (arXiv 2104.12753), patch-wise contrastive loss.
+
+    Args:
+        stop_gradient (bool): Whether the first layer receives no gradient. Defaults to False.
+        normalize (bool): Use the directions of the vectors instead of the vectors. Defaults to
+            True.
 
     Raises:
         ValueError: At the first step, if the layers' shapes differ or ``M < 2``.
     """
 
+    formula = 'mean of log(1 + exp(mean over j ≠ i of u_i · v_j − u_i · v_i)) over i'
+    cost = 'M D'
     levels = ('patch', 'attention')
     num_records = 2
-    min_vectors = 2
+
+    def __init__(self, stop_gradient: bool = False, normalize: bool = True) -> None:
+        self.stop_gradient = stop_gradient
+        self.normalize = normalize
 
     def forward(self, first: Record, second: Record) -> Tensor:
-        return contrastive(first, second)
+        return contrastive(first.detach() if self.stop_gradient else first, second,
+                           self.normalize)

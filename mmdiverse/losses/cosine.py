@@ -4,7 +4,7 @@ from torch import Tensor
 
 from ..records import Record
 from ..registry import LOSSES
-from .base import DiversityLoss, check_choice
+from .base import DiversityLoss, check_choice, off_diagonal
 
 FORMS = ('signed', 'absolute', 'squared')
 
@@ -23,7 +23,8 @@ def mean_cosine(record: Record, form: str = 'squared', diagonal: bool = False) -
     where :math:`f` is the identity (``signed``), the absolute value or the square, and :math:`P`
     is all ordered pairs, without :math:`i = j` unless ``diagonal``. The signed form costs
     :math:`O(MD)`, through :math:`\sum_{ij} \hat x_i \cdot \hat x_j = \lVert \sum_i \hat x_i
-    \rVert^2`; the others :math:`O(M^2 D)`.
+    \rVert^2`; the absolute :math:`O(M^2 D)`; the squared :math:`O(MD \min(M, D))`, through
+    :math:`\lVert \hat X \hat X^\top \rVert_F = \lVert \hat X^\top \hat X \rVert_F`.
 
     Args:
         record (Record): ``(B, M, D)``.
@@ -34,20 +35,19 @@ def mean_cosine(record: Record, form: str = 'squared', diagonal: bool = False) -
         Tensor: ``(B,)``; in ``[-1, 1]`` for signed, in ``[0, 1]`` otherwise. Lower is more
         diverse.
     """
+    num, dim = record.shape[1:]
+    if record.prefers_gram or form == 'absolute' or (form == 'squared' and num <= dim):
+        return record.map_gram(lambda cosines: _reduce(
+            cosines.flatten(1) if diagonal else off_diagonal(cosines), form).mean(-1))
     if form == 'signed':
-        mean = record.squared_mean_direction()
-        if diagonal:
-            return mean
-        # A zero vector has a zero, not a unit, direction, so the diagonal is not simply M.
-        num = record.shape[1]
-        own = record.unit_vectors().square().sum((-2, -1))
-        return (num**2 * mean - own) / (num * (num - 1))
-    cosines = _reduce(record.gram(), form)
+        total = num**2 * record.mean_direction().square().sum(-1)
+    else:
+        total = record.map_gram(lambda gram: gram.square().sum((-2, -1)), smaller=True)
     if diagonal:
-        return cosines.mean((-2, -1))
-    num = cosines.size(-1)
-    own = torch.diagonal(cosines, dim1=-2, dim2=-1).sum(-1)
-    return (cosines.sum((-2, -1)) - own) / (num * (num - 1))
+        return total / num**2
+    # A zero vector has a zero, not a unit, direction, so the diagonal does not add up to M.
+    own = record.unit_vectors().square().sum(-1)
+    return (total - _reduce(own, form).sum(-1)) / (num * (num - 1))
 
 
 def mean_cross_cosine(first: Record, second: Record, form: str = 'squared') -> Tensor:
@@ -55,7 +55,10 @@ def mean_cross_cosine(first: Record, second: Record, form: str = 'squared') -> T
 
     .. math:: \frac{1}{M^2} \sum_{i, j} f(\hat a_i \cdot \hat b_j)
 
-    The signed form is :math:`\mu_a \cdot \mu_b`, the product of the mean directions.
+    The signed form is :math:`\mu_a \cdot \mu_b`, the product of the mean directions, at
+    :math:`O(MD)`; the absolute costs :math:`O(M^2 D)`; the squared :math:`O(MD \min(M, 2D))`,
+    through :math:`\lVert \hat A \hat B^\top \rVert_F^2 = \langle \hat A^\top \hat A,
+    \hat B^\top \hat B \rangle`.
 
     Args:
         first (Record): ``(B, M, D)``.
@@ -66,10 +69,14 @@ def mean_cross_cosine(first: Record, second: Record, form: str = 'squared') -> T
         Tensor: ``(B,)``; in ``[-1, 1]`` for signed, in ``[0, 1]`` otherwise. Lower is more
         diverse.
     """
+    num, dim = first.shape[1:]
+    if first.prefers_gram or form == 'absolute' or (form == 'squared' and num <= 2 * dim):
+        return first.map_cross_gram(
+            second, lambda cosines: _reduce(cosines, form).mean((-2, -1)))
     if form == 'signed':
         return (first.mean_direction() * second.mean_direction()).sum(-1)
-    cosines = first.unit_vectors() @ second.unit_vectors().mT
-    return _reduce(cosines, form).mean((-2, -1))
+    a, b = (record.unit_vectors() for record in (first, second))
+    return torch.mul(a.mT @ a, b.mT @ b).sum((-2, -1)) / num**2
 
 
 @LOSSES.register_module()
@@ -93,6 +100,9 @@ class CosineLoss(DiversityLoss):
         ValueError: If ``form`` is unknown; at the first step, if there are fewer than two vectors
             and no diagonal.
     """
+
+    formula = 'mean of (u_i · u_j)² over i ≠ j'
+    cost = 'M D min(M, D); signed M D'
 
     def __init__(self, form: str = 'squared', diagonal: bool = False) -> None:
         self.form = check_choice('form', form, FORMS)
@@ -118,7 +128,10 @@ class CrossCosineLoss(DiversityLoss):
         ValueError: If ``form`` is unknown; at the first step, if the layers' shapes differ.
     """
 
+    formula = 'mean of (u_i · v_j)² over all i, j of two layers'
+    cost = 'M D min(M, 2 D); signed M D'
     num_records = 2
+    min_vectors = 1
 
     def __init__(self, form: str = 'squared') -> None:
         self.form = check_choice('form', form, FORMS)

@@ -9,13 +9,33 @@ from mmengine.registry import Registry
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ..records import AttentionRecord, Record, TokenRecord, WeightRecord
+from ..records import AttentionRecord, HeadRecord, Record, TokenRecord, WeightRecord
 from ..registry import TAPS
 
 EMBED = 'embed'
 
 Layer = int | str
+#: What is captured (``'patch'``, ``'maps'``, ``'values'`` or ``'outputs'``), and at which layer.
 Request = tuple[str, Layer]
+
+#: What may stand for a head at attention level.
+HEADS = ('maps', 'values', 'outputs')
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Which weight matrices of a block, and which vectors of them.
+
+    Attributes:
+        matrices (tuple[str, ...]): Among ``q``, ``k``, ``v``, ``proj``, ``fc1`` and ``fc2``.
+        vectors (str): ``'rows'``, the weights of output neurons, or ``'columns'``, of inputs.
+        per_head (bool): Whether the share of each head in ``q``, ``k``, ``v`` (some rows) and
+            ``proj`` (some columns) is a matrix of its own.
+    """
+
+    matrices: tuple[str, ...] = ('q', 'k', 'v')
+    vectors: str = 'rows'
+    per_head: bool = False
 
 
 @dataclass(frozen=True)
@@ -26,6 +46,7 @@ class TapPoints:
         embedding (tuple[str, ...]): Modules and parameters of the backbone before its first
             block; those that a configuration lacks are skipped.
         attention (str): Module whose output holds the queries and keys, or the softmax maps.
+        heads (str): Module that knows its ``num_heads``.
         matrices (dict[str, tuple[str, int | None]]): Of each named weight matrix, the linear
             layer that holds it and, where one layer holds queries, keys and values one below the
             other, its place among the three.
@@ -33,6 +54,7 @@ class TapPoints:
 
     embedding: tuple[str, ...]
     attention: str
+    heads: str
     matrices: dict[str, tuple[str, int | None]]
 
 
@@ -40,6 +62,20 @@ def fused_qkv_matrices(qkv: str, proj: str, fc1: str, fc2: str) -> dict[str, tup
     """The six matrices of a block whose queries, keys and values share one linear layer."""
     return {'q': (qkv, 0), 'k': (qkv, 1), 'v': (qkv, 2), 'proj': (proj, None),
             'fc1': (fc1, None), 'fc2': (fc2, None)}
+
+
+def split_heads(qkv: Tensor, num_heads: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Split the output of a fused layer.
+
+    Args:
+        qkv (Tensor): ``(B, N, 3Hd)``.
+        num_heads (int): ``H``.
+
+    Returns:
+        tuple[Tensor, Tensor, Tensor]: Queries, keys and values, each ``(B, H, N, d)``.
+    """
+    q, k, v = qkv.unflatten(-1, (3, num_heads, -1)).unbind(2)
+    return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
 
 
 def is_sequence(layers: Any) -> bool:
@@ -74,6 +110,7 @@ class Tap:
         self._captured: dict[Request, Any] = {}
         self._records: dict[Any, list[Record]] = {}
         self._recording = False
+        self._with_gradient: set[Layer] = set()
 
     # What a family says of itself
 
@@ -148,22 +185,25 @@ class Tap:
             ValueError: If a module is missing, or attention cannot be rebuilt.
         """
         requests = sorted(set(requests), key=str)
-        attention = {}
-        for layer in (layer for level, layer in requests if level == 'attention'):
+        hooked = []
+        for source, layer in requests:
             # Before any hook is made, so that a failure leaves none behind.
-            self.check_attention(self.blocks[layer])
-            attention[layer] = self._find_module(self.blocks[layer], self.points.attention, layer)
-        for level, layer in requests:
-            key = (level, layer)
-            if level == 'attention':
-                module = attention[layer]
+            if source == 'maps':
+                self.check_attention(self.blocks[layer])
+            hooked.append(self._hooked_module(source, layer))
+        for (source, layer), module in zip(requests, hooked):
+            key = (source, layer)
+            if source == 'outputs' or layer == EMBED:
+                self._handles.append(module.register_forward_pre_hook(self._capture_input(key)))
+            else:
                 self._handles.append(module.register_forward_hook(self._capture_output(key)))
-            elif level == 'patch' and layer == EMBED:
-                self._handles.append(
-                    self.blocks[0].register_forward_pre_hook(self._capture_input(key)))
-            elif level == 'patch':
-                self._handles.append(
-                    self.blocks[layer].register_forward_hook(self._capture_output(key)))
+
+    def _hooked_module(self, source: str, layer: Layer) -> nn.Module:
+        if layer == EMBED:
+            return self.blocks[0]
+        paths = {'patch': '', 'maps': self.points.attention, 'values': self.points.matrices['v'][0],
+                 'outputs': self.points.matrices['proj'][0]}
+        return self._find_module(self.blocks[layer], paths[source], layer)
 
     def detach(self) -> None:
         """Remove every hook and forget every tensor."""
@@ -211,13 +251,13 @@ class Tap:
 
     # Records
 
-    def records(self, level: str, layer: Layer, matrices: Sequence[str] = ()) -> list[Record]:
+    def records(self, source: str, layer: Layer, weights: Weights = Weights()) -> list[Record]:
         """The records of one layer, made once per forward pass.
 
         Args:
-            level (str): ``'patch'``, ``'attention'`` or ``'weight'``.
+            source (str): ``'patch'``, ``'maps'``, ``'values'``, ``'outputs'`` or ``'weight'``.
             layer (int | str): Resolved layer.
-            matrices (Sequence[str]): At weight level, which matrices.
+            weights (Weights): At weight level, which matrices and vectors.
 
         Returns:
             list[Record]: One record; at weight level one for each linear layer that holds some of
@@ -228,28 +268,72 @@ class Tap:
                 gradient though parameters before it train, or if a weight is sharded away.
             ValueError: If a weight matrix is unknown.
         """
-        key = (level, layer, tuple(matrices))
+        key = (source, layer, weights)
         if key not in self._records:
-            if level == 'weight':
-                self._records[key] = self._weight_records(layer, matrices)
+            if source == 'weight':
+                self._records[key] = self._weight_records(layer, weights)
             else:
-                captured = self._read(level, layer)
-                self._records[key] = [
-                    TokenRecord(captured, layer, self.num_prefix) if level == 'patch' else
-                    self.attention_record(self.blocks[layer], captured, layer)]
+                self._records[key] = [self._make_record(source, layer)]
         return self._records[key]
 
-    def _read(self, level: str, layer: Layer) -> Tensor:
-        captured = self._captured.get((level, layer))
+    def _make_record(self, source: str, layer: Layer) -> Record:
+        captured = self._read(source, layer)
+        if source == 'patch':
+            return TokenRecord(captured, layer, self.num_prefix)
+        block = self.blocks[layer]
+        if source == 'maps':
+            return self.attention_record(block, captured, layer)
+        num_heads = self.count_heads(layer)
+        if source == 'values':
+            return HeadRecord(split_heads(captured, num_heads)[2], layer)
+        return HeadRecord(captured.unflatten(-1, (num_heads, -1)).transpose(1, 2), layer)
+
+    def gradient_records(self, layer: Layer, loss: Tensor) -> list[Record]:
+        """The gradients of a loss with respect to the tokens of a layer, differentiable.
+
+        Args:
+            layer (int | str): Resolved layer.
+            loss (Tensor): A scalar. Mean over the images; its gradients are multiplied by their
+                number, so that none gets lost in half precision.
+
+        Raises:
+            RuntimeError: If the layer was not reached, or the loss does not depend on patches.
+        """
+        tokens = self._read('patch', layer)
+        gradient, = torch.autograd.grad(loss * len(tokens), tokens, create_graph=True,
+                                        allow_unused=True)
+        if gradient is None or not self._check_gradient(layer, gradient):
+            raise RuntimeError(
+                f'the loss of the model does not depend on the patches at layer {layer!r}, so they '
+                'have no gradients to diversify: a head that reads the class token alone does '
+                'this. Mix patches (`tools/train.py --mixing`), or choose earlier `layers`')
+        return [TokenRecord(gradient, layer, self.num_prefix)]
+
+    def _check_gradient(self, layer: Layer, gradient: Tensor) -> bool:
+        """Whether patches have a gradient, until they have: a look at it makes a GPU wait."""
+        if layer in self._with_gradient:
+            return True
+        if gradient[:, self.num_prefix:].any():
+            self._with_gradient.add(layer)
+            return True
+        # A head that starts with zero weights gives no token a gradient in the first step.
+        return not gradient.any()
+
+    def count_heads(self, layer: int) -> int:
+        """How many heads the attention of a block has."""
+        return self._find_module(self.blocks[layer], self.points.heads, layer).num_heads
+
+    def _read(self, source: str, layer: Layer) -> Tensor:
+        captured = self._captured.get((source, layer))
         if captured is None:
             raise RuntimeError(
-                f'nothing was captured at level {level!r} of layer {layer!r}: the forward pass of '
+                f'nothing was captured of {source!r} at layer {layer!r}: the forward pass of '
                 f'{type(self.backbone).__name__} did not reach its module; change `layers` or '
                 '`on` of the term that asks for it')
         if torch.is_grad_enabled() and not captured.requires_grad and \
                 any(p.requires_grad for p in self._parameters_before(layer)):
             raise RuntimeError(
-                f'what was captured at level {level!r} of layer {layer!r} has no gradient, though '
+                f'what was captured of {source!r} at layer {layer!r} has no gradient, though '
                 'parameters before it train. Re-entrant activation checkpointing does this: remove '
                 'this block from `activation_checkpointing` (or `with_cp` of the backbone), or '
                 'choose other `layers` for the term')
@@ -271,13 +355,22 @@ class Tap:
         """The module that ``points.embedding`` is relative to."""
         return self.backbone
 
-    def _weight_records(self, layer: int, matrices: Sequence[str]) -> list[Record]:
+    def _weight_records(self, layer: int, weights: Weights) -> list[Record]:
         places: dict[str, list[int | None]] = {}
-        for name in matrices:
+        for name in weights.matrices:
             path, place = self.points.matrices[name]
             places.setdefault(path, []).append(place)
-        return [WeightRecord(self._stack(layer, path, order), layer)
-                for path, order in places.items()]
+        records = []
+        for path, order in places.items():
+            matrices = self._stack(layer, path, order)
+            if weights.per_head:
+                # Heads are rows of queries, keys and values, and columns of the projection.
+                dim = 2 if path == self.points.matrices['proj'][0] else 1
+                heads = matrices.unflatten(dim, (self.count_heads(layer), -1))
+                matrices = heads.movedim(dim, 1).flatten(0, 1)
+            records.append(WeightRecord(
+                matrices.mT if weights.vectors == 'columns' else matrices, layer))
+        return records
 
     def _stack(self, layer: int, path: str, order: list[int | None]) -> Tensor:
         linear = self._find_module(self.blocks[layer], path, layer)
@@ -294,17 +387,21 @@ class Tap:
         # A view where all three are asked for: a copy would be the dearest part of a cheap loss.
         return stacked if order == [0, 1, 2] else stacked[order]
 
-    def check_matrices(self, matrices: Sequence[str]) -> None:
-        """Check the ``matrices`` of a term.
+    def check_weights(self, weights: Weights) -> None:
+        """Check which weights a term asks for.
 
         Raises:
-            ValueError: If a name is unknown, or a block has no such matrix.
+            ValueError: If a name is unknown, a block has no such matrix, or none per head.
         """
-        unknown = [name for name in matrices if name not in self.points.matrices]
+        unknown = [name for name in weights.matrices if name not in self.points.matrices]
         if unknown:
             raise ValueError(f'`matrices` must be taken from {list(self.points.matrices)}, but got '
                              f'{unknown}')
-        for name in matrices:
+        headless = [name for name in weights.matrices if name in ('fc1', 'fc2')]
+        if weights.per_head and headless:
+            raise ValueError('`per_head=True` needs `matrices` that heads share, among '
+                             f"['q', 'k', 'v', 'proj'], but got {headless}")
+        for name in weights.matrices:
             for layer, block in enumerate(self.blocks):
                 self._find_module(block, self.points.matrices[name][0], layer)
 

@@ -7,11 +7,12 @@ from torch import Tensor, nn
 
 from ..records import AttentionRecord
 from ..registry import TAPS
-from .base import Request, Tap, TapPoints, fused_qkv_matrices
+from .base import HEADS, Request, Tap, TapPoints, fused_qkv_matrices
 
 POINTS = TapPoints(
     embedding=('patch_embed', 'absolute_pos_embed'),
     attention='attn.w_msa.softmax',
+    heads='attn.w_msa',
     matrices=fused_qkv_matrices('attn.w_msa.qkv', 'attn.w_msa.proj', 'ffn.layers.0.0',
                                 'ffn.layers.1'))
 
@@ -48,7 +49,7 @@ class SwinTransformerTap(Tap):
     def attach(self, requests: Sequence[Request]) -> None:
         requests = list(requests)
         super().attach(requests)
-        for layer in {layer for level, layer in requests if level == 'attention'}:
+        for layer in {layer for source, layer in requests if source in HEADS}:
             self._handles.append(
                 self.blocks[layer].register_forward_pre_hook(self._refuse_padding(layer)))
 
@@ -58,7 +59,7 @@ class SwinTransformerTap(Tap):
             if self._recording and any(side % window for side in args[1]):
                 raise ValueError(
                     f'block {layer} sees {tuple(args[1])} tokens, which windows of {window} do not '
-                    'divide: padding would enter the attention maps. Change the input size, '
+                    'divide: padding would enter the attention. Change the input size, '
                     "`window_size`, or drop the terms with `on='attention'`")
         return hook
 

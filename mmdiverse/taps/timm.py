@@ -8,12 +8,12 @@ from torch import Tensor, nn
 
 from ..records import AttentionRecord
 from ..registry import TAPS
-from .base import Tap, TapPoints, fused_qkv_matrices
-from .vit import queries_and_keys
+from .base import Tap, TapPoints, fused_qkv_matrices, split_heads
 
 POINTS = TapPoints(
     embedding=('patch_embed', 'cls_token', 'dist_token', 'reg_token', 'pos_embed', 'norm_pre'),
     attention='attn.qkv',
+    heads='attn',
     matrices=fused_qkv_matrices('attn.qkv', 'attn.proj', 'mlp.fc1', 'mlp.fc2'))
 
 
@@ -50,5 +50,5 @@ class TimmVisionTransformerTap(Tap):
 
     def attention_record(self, block: nn.Module, captured: Tensor, layer: int) -> AttentionRecord:
         attn = block.attn
-        q, k = queries_and_keys(captured, attn.num_heads)
+        q, k, _ = split_heads(captured, attn.num_heads)
         return AttentionRecord(layer, q=attn.q_norm(q), k=attn.k_norm(k), scale=attn.scale)

@@ -8,28 +8,14 @@ from torch import Tensor, nn
 
 from ..records import AttentionRecord
 from ..registry import TAPS
-from .base import Tap, TapPoints, fused_qkv_matrices
+from .base import Tap, TapPoints, fused_qkv_matrices, split_heads
 
 POINTS = TapPoints(
     embedding=('patch_embed', 'cls_token', 'dist_token', 'pos_embed', 'pre_norm'),
     attention='attn.qkv',
+    heads='attn',
     matrices=fused_qkv_matrices('attn.qkv', 'attn.proj', 'ffn.layers.0.0', 'ffn.layers.1'))
 PREFIX_TOKENS = ('cls_token', 'dist_token')
-
-
-def queries_and_keys(qkv: Tensor, num_heads: int) -> tuple[Tensor, Tensor]:
-    """Split the output of a fused layer.
-
-    Args:
-        qkv (Tensor): ``(B, N, 3HD)``.
-        num_heads (int): ``H``.
-
-    Returns:
-        tuple[Tensor, Tensor]: Queries and keys, each ``(B, H, N, D)``.
-    """
-    split = qkv.unflatten(-1, (3, num_heads, -1))
-    q, k, _ = split.unbind(2)
-    return q.transpose(1, 2), k.transpose(1, 2)
 
 
 @TAPS.register_module()
@@ -60,7 +46,7 @@ class VisionTransformerTap(Tap):
 
     def attention_record(self, block: nn.Module, captured: Tensor, layer: int) -> AttentionRecord:
         attn = block.attn
-        q, k = queries_and_keys(captured, attn.num_heads)
+        q, k, _ = split_heads(captured, attn.num_heads)
         # With `qk_scale` set, the host divides by the number that it otherwise multiplies by.
         custom = attn.scaled_dot_product_attention
         scale = 1 / custom.keywords['scale'] if isinstance(custom, partial) else q.size(-1)**-0.5

@@ -1,15 +1,17 @@
-import logging
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 
-from mmdiverse.config import load_fragment, plain_twin
+from mmdiverse.config import add_mixing, load_fragment, plain_twin
 from mmdiverse.hooks import DiversityHook
+from mmdiverse.registry import LOSSES
 from mmdiverse.taps import build_tap
 from mmdiverse.terms import DiversityTerm
 from tests.runs import digits_config, same_state, train
@@ -109,7 +111,7 @@ def test_nothing_is_attached_where_all_weights_are_zero() -> None:
 def test_starts_come_from_seed_and_iteration_and_spare_the_hosts_numbers() -> None:
     model = build_model()
     hook = DiversityHook(terms=[dict(type='ConditionalOrthogonalityLoss', on='weight',
-                                     method='power', weight=1.)])
+                                     method='official', weight=1.)])
     hook.attach(model)
 
     def value(iteration: int) -> torch.Tensor:
@@ -225,28 +227,212 @@ def test_type_resolves_in_a_config_without_custom_imports() -> None:
     assert isinstance(HOOKS.build(runner_cfg), DiversityHook)
 
 
-def test_resumed_run_equals_the_uninterrupted_one(tmp_path: Path) -> None:
-    whole = train(digits_config('deit-nano_diverse_digits', tmp_path / 'whole', epochs=2))
+class Interrupted(Exception):
+    pass
 
-    class Interrupted(Exception):
-        pass
 
-    cfg = digits_config('deit-nano_diverse_digits', tmp_path / 'parts', epochs=2)
-    runner = Runner.from_cfg(cfg)
-    runner.logger.setLevel(logging.ERROR)
-    from mmengine.hooks import Hook
+class Interrupt(Hook):
+    """Stops a run before its second epoch."""
 
-    class Interrupt(Hook):
-        def before_train_epoch(self, runner: Runner) -> None:
-            if runner.epoch == 1:
-                raise Interrupted
-    runner.register_hook(Interrupt())
+    def before_train_epoch(self, runner: Runner) -> None:
+        if runner.epoch == 1:
+            raise Interrupted
+
+
+@pytest.mark.parametrize('terms', [
+    load_fragment('official').terms,
+    [dict(type='ConditionalOrthogonalityLoss', on='weight', method='power', weight=1.)],
+    [dict(TERM, schedule=dict(type='LinearParamScheduler', start_factor=0.1, by_epoch=False,
+                              end=5))],
+], ids=['official', 'power', 'schedule'])
+def test_resumed_run_equals_the_uninterrupted_one(terms: list[dict], tmp_path: Path) -> None:
+    def config(name: str, **options) -> Config:
+        cfg = digits_config('deit-nano_diverse_digits', tmp_path / name, epochs=2, **options)
+        cfg.custom_hooks = [dict(type='mmdiverse.DiversityHook', terms=terms)]
+        # Else batches and drop path would go another way: MMEngine saves no random numbers.
+        cfg.train_dataloader.sampler = dict(type='DefaultSampler', shuffle=False)
+        cfg.train_dataloader.dataset.pipeline = [dict(type='PackInputs')]
+        cfg.model.train_cfg = None
+        cfg.model.backbone.drop_path_rate = 0.
+        return cfg
+
+    whole = train(config('whole'))
+    interrupted = Runner.from_cfg(config('parts'))
+    interrupted.register_hook(Interrupt())
     with pytest.raises(Interrupted):
-        runner.train()
-    cfg = digits_config('deit-nano_diverse_digits', tmp_path / 'parts', epochs=2, resume=True)
+        interrupted.train()
+    cfg = config('parts', resume=True)
     cfg.experiment_name = 'resumed'
-    resumed = train(cfg)
-    assert resumed.iter == whole.iter
-    starts = whole.message_hub.log_scalars['train/loss_weight_conditional_orthogonality']
-    again = resumed.message_hub.log_scalars['train/loss_weight_conditional_orthogonality']
-    assert len(starts.data[0]) == len(again.data[0])
+    assert same_state(whole.model.state_dict(), train(cfg).model.state_dict())
+
+
+SCHEDULE = [dict(type='LinearParamScheduler', start_factor=0.5, by_epoch=False, end=3),
+            dict(type='MultiStepParamScheduler', milestones=[2], gamma=0.)]
+
+
+class Record(Hook):
+    """Keeps what every iteration logs."""
+
+    def __init__(self) -> None:
+        self.seen: list[dict[str, float]] = []
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None,
+                         outputs: dict | None = None) -> None:
+        self.seen.append({key: float(value) for key, value in outputs.items()})
+        self.keys = {*runner.message_hub.log_scalars}
+
+
+def test_schedule_moves_the_weight_and_stops_the_term(tmp_path: Path) -> None:
+    cfg = digits_config('vit-nano_digits', tmp_path, epochs=3, batches=2)
+    cfg.custom_hooks = [dict(type='mmdiverse.DiversityHook', terms=[dict(TERM, schedule=SCHEDULE)])]
+    runner, record = Runner.from_cfg(cfg), Record()
+    runner.register_hook(record)
+    runner.train()
+    weights = [seen.get('patch_cosine_weight') for seen in record.seen]
+    assert weights == [0.25, 0.375, 0.5, 0.5, None, None]
+    for seen in record.seen[:4]:
+        assert seen['loss_patch_cosine'] == pytest.approx(
+            seen['patch_cosine_weight'] * seen['patch_cosine'])
+    assert {*record.seen[4]} == {'loss', 'loss_cls'}
+    assert not any('patch_cosine' in key for key in record.keys)
+
+
+def test_schedule_by_epoch_is_refused_where_a_run_counts_iterations(tmp_path: Path) -> None:
+    cfg = digits_config('vit-nano_digits', tmp_path)
+    cfg.train_cfg = dict(by_epoch=False, max_iters=2)
+    cfg.param_scheduler = []
+    cfg.custom_hooks = [dict(type='mmdiverse.DiversityHook', terms=[
+        dict(TERM, schedule=dict(type='LinearParamScheduler', end=5))])]
+    with pytest.raises(ValueError, match="'patch_cosine': `schedule` goes by epoch.*`by_epoch="):
+        train(cfg)
+
+
+GRADIENT_TERM = dict(type='GradientDiversityLoss', on='patch', weight=1.)
+
+
+def mixing_model() -> torch.nn.Module:
+    torch.manual_seed(0)
+    cfg = add_mixing(digits_config('deit-nano_digits', Path('unused')))
+    cfg.model.backbone.drop_path_rate = 0.
+    return MODELS.build(dict(cfg.model, _scope_='mmpretrain')).double().train()
+
+
+def mixed_batch(model: torch.nn.Module, size: int = 3) -> dict:
+    data = batch(size)
+    num_patches = model.backbone.pos_embed.size(1) - 1
+    for index, sample in enumerate(data['data_samples']):
+        sample.set_field(torch.tensor([9 - index]), 'mix_label')
+        sample.set_field(0.3, 'mix_lam', field_type='metainfo')
+        sample.set_field(torch.linspace(0, 1, num_patches), 'patch_shares')
+    return dict(data, inputs=data['inputs'].double())
+
+
+@pytest.mark.parametrize('layer', [-1, 1])
+@pytest.mark.parametrize('form', ['coherence', 'diversity'])
+def test_gradient_diversity_trains_the_model_as_its_value_says(layer: int, form: str) -> None:
+    model = mixing_model()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    data = mixed_batch(model)
+    hook = DiversityHook(terms=[dict(GRADIENT_TERM, layers=layer, form=form)])
+    hook.attach(model)
+    value = model(**data, mode='loss')['loss_patch_gradient_diversity']
+    value.backward()
+    direction = {name: torch.randn_like(p) for name, p in model.named_parameters()}
+    slope = sum((p.grad * direction[name]).sum() for name, p in model.named_parameters()
+                if p.grad is not None)
+
+    def moved(step: float) -> torch.Tensor:
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                parameter.add_(step * direction[name])
+        return model(**data, mode='loss')['loss_patch_gradient_diversity'].detach()
+
+    step = 1e-6
+    forth, back = moved(step), moved(-2 * step)
+    torch.testing.assert_close(slope, (forth - back) / (2 * step), rtol=1e-5, atol=1e-8)
+
+
+def test_gradient_diversity_is_refused_where_patches_have_no_gradient() -> None:
+    model = build_model('deit-nano_digits')
+    hook = DiversityHook(terms=[GRADIENT_TERM])
+    hook.attach(model)
+    with pytest.raises(RuntimeError, match="'patch_gradient_diversity': the loss of the model does "
+                                           'not depend on the patches.*--mixing'):
+        model(**batch(), mode='loss')
+
+
+def test_gradient_diversity_waits_for_a_head_that_starts_at_zero() -> None:
+    model = mixing_model()
+    torch.nn.init.zeros_(model.head.layers.head.weight)
+    hook = DiversityHook(terms=[GRADIENT_TERM])
+    hook.attach(model)
+    losses = model(**mixed_batch(model), mode='loss')
+    model.parse_losses(losses)[0].backward()
+    assert losses['patch_gradient_diversity'] == 0
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
+def test_gradient_diversity_works_before_the_last_block_of_a_plain_model() -> None:
+    model = build_model('deit-nano_digits')
+    hook = DiversityHook(terms=[dict(GRADIENT_TERM, layers=1)])
+    hook.attach(model)
+    model.parse_losses(model(**batch(), mode='loss'))[0].backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+
+
+LOSSES.import_from_location()
+
+
+@pytest.mark.parametrize('name', ['deit-nano_digits', 'swin-nano_digits'])
+@pytest.mark.parametrize(('type', 'on'), [(type, on) for type, loss in LOSSES.module_dict.items()
+                                          for on in loss.levels])
+def test_every_loss_trains_at_every_level(type: str, on: str, name: str) -> None:
+    model = build_model(name)
+    # Not the first layers of a plain DeiT's gradients, nor two stages of a Swin.
+    layers = dict(layers=[-2, -1]) if LOSSES.get(type).num_records == 2 else dict(layers=-2)
+    hook = DiversityHook(terms=[dict(type=type, on=on, weight=1., **layers)])
+    hook.attach(model)
+    loss = model(**batch(), mode='loss')[f'loss_{hook.terms[0].name}']
+    loss.backward()
+    gradients = [p.grad for p in model.backbone.parameters() if p.grad is not None]
+    assert loss.isfinite() and all(gradient.isfinite().all() for gradient in gradients)
+    assert any(gradient.any() for gradient in gradients)
+
+
+SHARED = [dict(type='ConditionalOrthogonalityLoss', on='weight', method=method, weight=1.,
+               name=method, matrices=['q', 'k', 'v', 'fc1'])
+          for method in ('exact', 'power', 'official')]
+
+
+def run_shared(rank: int, world_size: int, folder: Path) -> None:
+    """One process of a distributed step; saves what it logged, its gradients and its state."""
+    torch.distributed.init_process_group('gloo', rank=rank, world_size=world_size,
+                                         init_method=f'file://{folder}/store{world_size}')
+    model = build_model()
+    hook = DiversityHook(terms=SHARED)
+    hook.attach(model)
+    hook._share_weights = True
+    wrapped = torch.nn.parallel.DistributedDataParallel(model)
+    for iteration in range(2):  # the second goes on from where the power iteration ended
+        hook.before_train_iter(SimpleNamespace(seed=0, iter=iteration), iteration)
+        model.zero_grad()
+        losses = wrapped(**batch(), mode='loss')
+        model.parse_losses(losses)[0].backward()
+    state: dict = {}
+    hook.before_save_checkpoint(None, state)
+    torch.save([{key: losses[key].detach() for key in losses}, state['diversity_hook']['power'],
+                [p.grad for p in model.parameters()]], folder / f'{world_size}-{rank}.pth')
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+
+
+# Five processes are more than the four matrices of fc1.
+@pytest.mark.parametrize('world_size', [2, 5])
+def test_shared_weight_terms_equal_those_of_one_process(world_size: int, tmp_path: Path) -> None:
+    for size in (1, world_size):
+        torch.multiprocessing.spawn(run_shared, (size, tmp_path), nprocs=size)
+    whole = torch.load(tmp_path / '1-0.pth')
+    for rank in range(world_size):
+        torch.testing.assert_close(torch.load(tmp_path / f'{world_size}-{rank}.pth'), whole)

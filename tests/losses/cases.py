@@ -16,6 +16,20 @@ from mmdiverse.terms import build_loss
 from tests import reference
 
 FORMS = ('signed', 'absolute', 'squared')
+BOTH = (True, False)
+
+#: Enough for the vectors of the contract, whose eigenvalues at both ends are well apart.
+POWER = dict(method='power', steps=60)
+
+#: Maps of three heads: all uniform, or each sharp and attending to another position.
+HEADS, TOKENS = 3, 8
+UNIFORM_MAPS = torch.full((1, HEADS, TOKENS, TOKENS), 1 / TOKENS)
+SHARP_MAPS = torch.stack([torch.eye(TOKENS).roll(shift, 0) for shift in range(HEADS)])[None]
+
+#: Three directions at 120 degrees: their X^T X is 1.5 I.
+TRIPOD = torch.tensor([[[1., 0.], [-.5, .75**0.5], [-.5, -.75**0.5]]])
+
+Formula = Callable[..., Tensor]
 
 
 @dataclass(frozen=True)
@@ -25,16 +39,20 @@ class Case:
     Attributes:
         type: Name of the registered loss.
         options: Its options.
-        reference: The same formula in plain loops; takes the ``(M, D)`` rows of each record, and
-            the random starts ``(2, M)``, which most ignore.
-        no_collapse: Why collapsed vectors need not score worse than orthogonal ones. The
-            docstring of the loss has to say so too.
+        reference: The same formula in plain loops; takes the ``(M, D)`` rows of each record.
+        takes_starts: Whether the value depends on random starts. The reference then takes them
+            too, ``(M, )`` each, after the rows.
+        frozen: Of the records, those that get no gradient.
+        steep: Whether a zero vector has a gradient that half precision cannot hold, because the
+            authors' form says so.
     """
 
     type: str
     options: dict[str, Any]
-    reference: Callable[[list[Tensor], Tensor], Tensor]
-    no_collapse: str = ''
+    reference: Formula
+    takes_starts: bool = False
+    frozen: tuple[int, ...] = ()
+    steep: bool = False
 
     def __str__(self) -> str:
         return '-'.join([self.type, *(f'{key}={value}' for key, value in self.options.items())])
@@ -42,38 +60,68 @@ class Case:
     def build(self, starts: Tensor | None = None) -> DiversityLoss:
         """Build the loss; ``starts`` ``(2, B, M)`` take the place of drawn ones."""
         loss = build_loss(self.type, **self.options)
-        if starts is not None and hasattr(loss, 'draw_starts'):
-            loss.draw_starts = lambda record: starts.to(record.vectors())
+        loss.generator = torch.Generator().manual_seed(0)
+        if self.takes_starts and starts is not None:
+            loss.draw_starts = lambda record: starts
         return loss
 
-
-def spread(normalize: bool) -> Callable[[list[Tensor], Tensor], Tensor]:
-    def expected(rows: list[Tensor], starts: Tensor) -> Tensor:
-        return reference.eigenvalue_spread(directions(rows[0]) if normalize else rows[0])
-    return expected
+    def expected(self, rows: list[Tensor], starts: Tensor) -> Tensor:
+        """The reference for the ``(M, D)`` rows of each record, given starts ``(2, M)``."""
+        return self.reference(*rows, *(starts if self.takes_starts else ()))
 
 
-def power(normalize: bool, eps: float) -> Callable[[list[Tensor], Tensor], Tensor]:
-    def expected(rows: list[Tensor], starts: Tensor) -> Tensor:
-        return reference.power_step(directions(rows[0]) if normalize else rows[0], *starts, eps)
-    return expected
-
-
-def directions(rows: Tensor) -> Tensor:
-    return torch.stack([reference.unit(row) for row in rows])
+def maybe_directions(normalize: bool, formula: Formula, num_records: int = 1) -> Formula:
+    """A formula of the vectors as they are, or of their directions."""
+    def of_rows(*arguments: Tensor) -> Tensor:
+        records, rest = arguments[:num_records], arguments[num_records:]
+        return formula(*map(reference.directions, records) if normalize else records, *rest)
+    return of_rows
 
 
 CASES = [
     *(Case('CosineLoss', dict(form=form, diagonal=diagonal),
-           lambda rows, starts, f=form, d=diagonal: reference.cosine(rows[0], f, d))
-      for form, diagonal in product(FORMS, (False, True))),
+           lambda rows, f=form, d=diagonal: reference.cosine(rows, f, d))
+      for form, diagonal in product(FORMS, BOTH)),
     *(Case('CrossCosineLoss', dict(form=form),
-           lambda rows, starts, f=form: reference.cross_cosine(*rows, f)) for form in FORMS),
-    Case('ContrastiveLoss', dict(), lambda rows, starts: reference.contrastive(*rows)),
-    *(Case('ConditionalOrthogonalityLoss', dict(normalize=normalize), spread(normalize))
-      for normalize in (False, True)),
-    *(Case('ConditionalOrthogonalityLoss', dict(method='power', normalize=normalize, eps=eps),
-           power(normalize, eps)) for normalize, eps in product((False, True), (0., 1e-6))),
+           lambda a, b, f=form: reference.cross_cosine(a, b, f)) for form in FORMS),
+    *(Case('ContrastiveLoss', dict(stop_gradient=stop, normalize=normalize),
+           maybe_directions(normalize, reference.contrastive, 2), frozen=(0, ) if stop else ())
+      for stop, normalize in product(BOTH, BOTH)),
+    *(Case('ConditionalOrthogonalityLoss', dict(**method, normalize=normalize),
+           maybe_directions(normalize, reference.eigenvalue_spread))
+      for method, normalize in product((dict(method='exact'), POWER), BOTH)),
+    *(Case('ConditionalOrthogonalityLoss', dict(method='official', normalize=normalize, eps=eps),
+           maybe_directions(normalize, lambda rows, x, z, e=eps: reference.power_step(
+               rows, x, z, e)), takes_starts=True)
+      for normalize, eps in product(BOTH, (0., 1e-6))),
+    *(Case('SoftOrthogonalityLoss', dict(normalize=normalize),
+           maybe_directions(normalize, reference.soft_orthogonality)) for normalize in BOTH),
+    *(Case('SRIPLoss', dict(**method, normalize=normalize),
+           maybe_directions(normalize, reference.srip))
+      for method, normalize in product((dict(method='exact'), POWER), BOTH)),
+    *(Case('HypersphericalEnergyLoss', dict(power=power, half_space=half),
+           lambda rows, p=power, h=half: reference.energy(rows, p, h, 1e-4))
+      for power, half in product((0., 1., 2.), BOTH)),
+    Case('HypersphericalEnergyLoss', dict(eps=0.1),
+         lambda rows: reference.energy(rows, 1., False, 0.1)),
+    *(Case('HypersphericalSeparationLoss', dict(temperature=temperature),
+           lambda rows, t=temperature: -reference.separation(rows, t))
+      for temperature in (0., 0.1, 1.)),
+    Case('HypersphericalSeparationLoss', dict(official=True),
+         lambda rows: -reference.authors_separation(rows)),
+    *(Case('GramDeterminantLoss', dict(bandwidth=bandwidth, jitter=jitter),
+           lambda rows, b=bandwidth, j=jitter: reference.negative_log_determinant(
+               reference.directions(rows), b, j)) for bandwidth, jitter in ((1., 1e-6), (3., .1))),
+    Case('GramDeterminantLoss', dict(official=True),
+         lambda rows: reference.negative_log_determinant(
+             reference.authors_directions(rows), 1., 1e-6), steep=True),
+    *(Case('DisagreementLoss', dict(normalize=normalize),
+           maybe_directions(normalize, reference.inner_product)) for normalize in BOTH),
+    Case('RankCollapseLoss', dict(), reference.rank_collapse),
+    Case('GradientDiversityLoss', dict(form='coherence'),
+         lambda rows: 1 / (len(rows) * reference.gradient_diversity(rows))),
+    Case('GradientDiversityLoss', dict(form='diversity'),
+         lambda rows: -reference.gradient_diversity(rows)),
 ]
 
 

@@ -1,61 +1,138 @@
 """What every registered loss keeps to, whatever its formula."""
+from collections.abc import Sequence
+from itertools import product
 
 import pytest
 import torch
 from torch import Tensor
 
+from mmdiverse import attention
+from mmdiverse.attention import Budget, softmax_maps
+from mmdiverse.records import AttentionRecord, Record, WeightRecord
 from mmdiverse.registry import LOSSES
 from tests.losses.cases import CASES, Case, make_record
 
 B, M, D = 2, 5, 9
+SHAPES = {'M<D': (B, M, D), 'M>D': (B, 9, 4)}
+#: Images, heads, tokens and channels of queries and keys.
+QUERIES = (3, 3, 4, 2)
+SCALES = (0.7, 1.1)
 
 LOSSES.import_from_location()
 
+
+def cases_at(level: str, num_records: int | None = None) -> pytest.MarkDecorator:
+    chosen = [case for case in CASES if level in case.build().levels
+              and num_records in (None, case.build().num_records)]
+    return pytest.mark.parametrize('case', chosen, ids=str)
+
+
 every_case = pytest.mark.parametrize('case', CASES, ids=str)
+every_shape = pytest.mark.parametrize('shape', SHAPES.values(), ids=SHAPES)
 
 
 def draw(case: Case, shape: tuple[int, ...] = (B, M, D), dtype: torch.dtype = torch.float64
          ) -> tuple[list[Tensor], Tensor]:
     """Random vectors for every record of a loss, and random starts."""
-    generator = torch.Generator().manual_seed(0)
+    # Of this seed the eigenvalues at both ends are well apart, so that power iteration converges.
+    generator = torch.Generator().manual_seed(190)
     vectors = [torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
                for _ in range(case.build().num_records)]
-    return vectors, torch.rand((2, *shape[:2]), generator=generator, dtype=torch.float64)
+    starts = torch.rand((2, *shape[:2]), generator=generator, dtype=torch.float64)
+    return vectors, starts if dtype == torch.float64 else starts.float()
 
 
-def evaluate(case: Case, vectors: list[Tensor], starts: Tensor, level: str = 'patch') -> Tensor:
-    level = level if level in case.build().levels else case.build().levels[0]
-    return case.build(starts)(*(make_record(level, x, layer)
-                                for layer, x in enumerate(vectors)))
+def draw_queries_and_keys(case: Case, dtype: torch.dtype = torch.float64) -> list[Tensor]:
+    """Queries and keys of the first record, then of the second if there is one."""
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(QUERIES, generator=generator, dtype=torch.float64).to(dtype)
+            for _ in range(2 * case.build().num_records)]
 
 
-def value_and_gradients(case: Case, vectors: list[Tensor], starts: Tensor) -> list[Tensor]:
-    vectors = [x.detach().requires_grad_() for x in vectors]
-    value = evaluate(case, vectors, starts)
+def fused(inputs: Sequence[Tensor]) -> list[Record]:
+    """Records of queries and keys."""
+    return [AttentionRecord(layer, q=q, k=k, scale=scale) for layer, (q, k, scale)
+            in enumerate(zip(inputs[::2], inputs[1::2], SCALES))]
+
+
+def stored(inputs: Sequence[Tensor]) -> list[Record]:
+    """Records of the maps of queries and keys."""
+    return [AttentionRecord(layer, maps=softmax_maps(q, k, scale)) for layer, (q, k, scale)
+            in enumerate(zip(inputs[::2], inputs[1::2], SCALES))]
+
+
+def evaluate(case: Case, vectors: Sequence[Tensor], starts: Tensor | None = None,
+             level: str = '') -> Tensor:
+    loss = case.build(starts)
+    return loss(*(make_record(level or loss.levels[0], x, layer)
+                  for layer, x in enumerate(vectors)))
+
+
+def leaves(inputs: Sequence[Tensor]) -> list[Tensor]:
+    return [x.detach().clone().requires_grad_() for x in inputs]
+
+
+def gradients(case: Case, value: Tensor, inputs: Sequence[Tensor]) -> list[Tensor]:
+    """Gradients of all inputs of all records; zeros for a record that is to have none."""
     value.sum().backward()
-    return [value, *(x.grad for x in vectors)]
+    per_record = len(inputs) // case.build().num_records
+    frozen = [index // per_record in case.frozen for index in range(len(inputs))]
+    assert frozen == [x.grad is None for x in inputs]
+    return [torch.zeros_like(x) if x.grad is None else x.grad for x in inputs]
 
 
 def duplicate(x: Tensor) -> Tensor:
-    return x[:, :1].repeat(1, x.size(1), 1)
+    return x[:, :1].repeat(1, x.size(1), *[1] * (x.dim() - 2))
 
 
 def one_zero(x: Tensor) -> Tensor:
     return torch.cat((torch.zeros_like(x[:, :1]), x[:, 1:]), dim=1)
 
 
-def orthonormal(shape: tuple[int, ...], dtype: torch.dtype = torch.float64) -> Tensor:
-    return torch.eye(*shape[1:], dtype=dtype).expand(shape)
+def orthonormal(x: Tensor) -> Tensor:
+    return torch.eye(*x.shape[1:], dtype=x.dtype).expand(x.shape)
 
 
 DEGENERATE = {
     'duplicate': duplicate,
-    'one-zero': one_zero,
-    'all-zero': torch.zeros_like,
-    'orthonormal': lambda x: orthonormal(x.shape, x.dtype),
+    'nearly duplicate': lambda x: duplicate(x) + 1e-3 * x,
+    'opposite': lambda x: torch.cat((x[:, :1], -x[:, :1], x[:, 2:]), dim=1),
+    'one zero': one_zero,
+    'all zero': torch.zeros_like,
+    'orthonormal': orthonormal,
     'huge': lambda x: 1e4 * x,
-    'huge-duplicate': lambda x: 1e4 * duplicate(x),
+    'huge duplicate': lambda x: 1e4 * duplicate(x),
+    'huge orthonormal': lambda x: 6e4 * orthonormal(x),
 }
+#: Of queries and keys. The maps of zeros are uniform, those of huge ones have one entry per row.
+DEGENERATE_QUERIES = {
+    'duplicate': duplicate,
+    'nearly duplicate': lambda x: duplicate(x) + 1e-3 * x,
+    'one zero': one_zero,
+    'all zero': torch.zeros_like,
+    'huge': lambda x: 1e4 * x,
+    'huge duplicate': lambda x: 1e4 * duplicate(x),
+}
+#: Type of the inputs, and of autocast where it is on.
+PRECISIONS = {
+    'float32': (torch.float32, None),
+    'float16': (torch.float16, None),
+    'bfloat16': (torch.bfloat16, None),
+    'autocast to float16': (torch.float32, torch.float16),
+    'autocast to bfloat16': (torch.float32, torch.bfloat16),
+}
+every_precision = pytest.mark.parametrize(('dtype', 'autocast'), PRECISIONS.values(),
+                                          ids=PRECISIONS)
+
+
+def autocast_to(dtype: torch.dtype | None) -> torch.autocast:
+    return torch.autocast('cpu', dtype or torch.bfloat16, enabled=dtype is not None)
+
+
+def is_finite(case: Case, value: Tensor, inputs: Sequence[Tensor]) -> bool:
+    """Whether a value of order one, as the coefficient of a term makes it, and its gradient are."""
+    scaled = value / value.detach().abs().clamp_min(1)
+    return all(result.isfinite().all() for result in (value, *gradients(case, scaled, inputs)))
 
 
 def test_every_registered_loss_has_a_case() -> None:
@@ -70,10 +147,10 @@ def test_one_value_per_item(case: Case) -> None:
 
 
 @every_case
-@pytest.mark.parametrize('shape', [(B, M, D), (B, 6, 4)], ids=['M<D', 'M>D'])
+@every_shape
 def test_agrees_with_plain_loops(case: Case, shape: tuple[int, ...]) -> None:
     vectors, starts = draw(case, shape)
-    expected = [case.reference([x[b] for x in vectors], starts[:, b]) for b in range(B)]
+    expected = [case.expected([x[b] for x in vectors], starts[:, b]) for b in range(B)]
     torch.testing.assert_close(evaluate(case, vectors, starts), torch.stack(expected),
                                rtol=1e-10, atol=1e-12)
 
@@ -81,31 +158,139 @@ def test_agrees_with_plain_loops(case: Case, shape: tuple[int, ...]) -> None:
 @every_case
 def test_value_does_not_depend_on_the_level(case: Case) -> None:
     vectors, starts = draw(case)
-    values = [evaluate(case, vectors, starts, level) for level in case.build().levels]
-    assert all(torch.equal(value, values[0]) for value in values)
+    for level in case.build().levels:
+        torch.testing.assert_close(evaluate(case, vectors, starts, level),
+                                   evaluate(case, vectors, starts), rtol=1e-10, atol=1e-12)
 
 
 @every_case
-@pytest.mark.parametrize('kind', DEGENERATE)
-def test_degenerate_vectors_are_finite_in_float32(case: Case, kind: str) -> None:
-    vectors, starts = draw(case, dtype=torch.float32)
-    results = value_and_gradients(case, [DEGENERATE[kind](x) for x in vectors], starts)
-    assert all(result.isfinite().all() for result in results)
-
-
-@every_case
-@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
-def test_half_precision_is_computed_in_float32(case: Case, dtype: torch.dtype) -> None:
+@every_precision
+def test_degenerate_vectors_are_finite(case: Case, dtype: torch.dtype,
+                                       autocast: torch.dtype | None) -> None:
     vectors, starts = draw(case, dtype=dtype)
-    results = value_and_gradients(case, vectors, starts)
-    assert results[0].dtype == torch.float32 and all(r.isfinite().all() for r in results)
+    broken = []
+    for level, (kind, change) in product(case.build().levels, DEGENERATE.items()):
+        if case.steep and dtype == torch.float16 and kind == 'one zero':
+            continue
+        inputs = leaves([change(x) for x in vectors])
+        with autocast_to(autocast):
+            value = evaluate(case, inputs, starts, level)
+        if not is_finite(case, value, inputs):
+            broken.append(f'{kind} at level {level}')
+    assert not broken
+
+
+@cases_at('attention')
+@every_precision
+def test_degenerate_queries_and_keys_are_finite(case: Case, dtype: torch.dtype,
+                                                autocast: torch.dtype | None) -> None:
+    broken = []
+    for kind, change in DEGENERATE_QUERIES.items():
+        inputs = leaves([change(x) for x in draw_queries_and_keys(case, dtype)])
+        with autocast_to(autocast):
+            value = case.build()(*fused(inputs))
+        if not is_finite(case, value, inputs):
+            broken.append(kind)
+    assert not broken
 
 
 @every_case
-def test_gradient_is_that_of_the_value(case: Case) -> None:
+@pytest.mark.parametrize('bad', [float('nan'), float('inf')])
+def test_what_is_not_finite_is_not_hidden(case: Case, bad: float) -> None:
+    vectors, starts = draw(case, dtype=torch.float32)
+    vectors[0][0, 1, 2] = bad
+    for level in case.build().levels:
+        assert evaluate(case, vectors, starts, level).isfinite().tolist() == [False, True]
+
+
+@every_case
+@every_precision
+def test_it_is_computed_in_float32(case: Case, dtype: torch.dtype,
+                                   autocast: torch.dtype | None) -> None:
+    vectors, starts = draw(case, dtype=dtype)
+    for level in case.build().levels:
+        expected = evaluate(case, [x.float() for x in vectors], starts, level)
+        with autocast_to(autocast):
+            assert torch.equal(evaluate(case, vectors, starts, level), expected)
+    assert expected.dtype == torch.float32
+
+
+@cases_at('attention')
+@every_precision
+def test_it_is_computed_in_float32_of_queries_and_keys(case: Case, dtype: torch.dtype,
+                                                       autocast: torch.dtype | None) -> None:
+    inputs = draw_queries_and_keys(case, dtype)
+    expected = case.build()(*fused([x.float() for x in inputs]))
+    with autocast_to(autocast):
+        assert torch.equal(case.build()(*fused(inputs)), expected)
+
+
+@every_case
+@every_shape
+def test_gradient_is_that_of_the_value(case: Case, shape: tuple[int, ...]) -> None:
+    vectors, starts = draw(case, shape)
+    inputs = [x.requires_grad_(index not in case.frozen) for index, x in enumerate(vectors)]
+    assert torch.autograd.gradcheck(lambda *x: evaluate(case, x, starts), inputs)
+
+
+@cases_at('attention')
+def test_gradient_of_queries_and_keys_is_that_of_the_value(case: Case) -> None:
+    inputs = [x[:1].requires_grad_(index // 2 not in case.frozen)
+              for index, x in enumerate(draw_queries_and_keys(case))]
+    assert torch.autograd.gradcheck(lambda *x: case.build()(*fused(x)), inputs)
+
+
+@cases_at('attention')
+@pytest.mark.parametrize('budget', ['two rows', 'two images', 'everything'])
+def test_maps_need_not_be_stored(case: Case, budget: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    images, heads, tokens, _ = QUERIES
+    row = heads * case.build().num_records * tokens
+    entries = {'two rows': 2 * row, 'two images': 2 * row * tokens, 'everything': 10**6}[budget]
+    monkeypatch.setattr(attention, 'CPU_BUDGET', Budget(entries, entries))
+    starts = torch.rand(2, images, heads, dtype=torch.float64,
+                        generator=torch.Generator().manual_seed(0))
+    factor = torch.tensor([1., -3., 2.], dtype=torch.float64)  # every image with its own gradient
+    results = []
+    for records in (fused, stored):
+        inputs = leaves(draw_queries_and_keys(case))
+        value = case.build(starts)(*records(inputs))
+        results.append([value, *gradients(case, factor * value, inputs)])
+    torch.testing.assert_close(*results, rtol=1e-10, atol=1e-12)
+
+
+@cases_at('attention')
+@pytest.mark.parametrize('budget', [1, 10**6])
+def test_nothing_as_large_as_the_maps_of_an_image_is_kept(
+        case: Case, budget: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, 'CPU_BUDGET', Budget(budget, budget))
+    inputs = [torch.randn(2, 3, 16, 2, requires_grad=True)
+              for _ in range(2 * case.build().num_records)]
+    kept = []
+    records = fused(inputs)
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.numel()) or x,
+                                                  lambda x: x):
+        value = case.build()(*records)
+    assert value.requires_grad and 0 < max(kept) < 3 * 16**2
+    assert not any('maps' in vars(record) for record in records)
+
+
+@cases_at('weight')
+def test_matrices_may_come_in_several_tensors(case: Case) -> None:
     vectors, starts = draw(case)
-    inputs = [x.requires_grad_() for x in vectors]
-    assert torch.autograd.gradcheck(lambda *x: evaluate(case, list(x), starts), inputs)
+    results = []
+    for sizes in ([B], [1] * B):
+        inputs = leaves(vectors)
+        value = case.build(starts)(*(WeightRecord(x.split(sizes)) for x in inputs))
+        results.append([value, *gradients(case, value, inputs)])
+    torch.testing.assert_close(*results)
+
+
+@cases_at('weight', num_records=1)
+def test_a_share_of_the_matrices_has_the_values_that_it_has_among_all(case: Case) -> None:
+    record = WeightRecord(draw(case)[0][0])
+    shares = [record.share(rank, B) for rank in range(B)]
+    torch.testing.assert_close(torch.cat([case.build()(share) for share in shares]),
+                               case.build()(record))
 
 
 @every_case
@@ -126,18 +311,18 @@ def test_an_item_does_not_depend_on_the_rest_of_its_batch(case: Case) -> None:
 @every_case
 def test_a_small_step_against_the_gradient_lowers_it(case: Case) -> None:
     vectors, starts = draw(case)
-    before, *gradients = value_and_gradients(case, vectors, starts)
-    length = sum(float(gradient.square().sum()) for gradient in gradients)**0.5
-    stepped = [x - 1e-4 / length * gradient for x, gradient in zip(vectors, gradients)]
+    inputs = leaves(vectors)
+    before = evaluate(case, inputs, starts)
+    slopes = gradients(case, before, inputs)
+    length = sum(float(slope.square().sum()) for slope in slopes)**0.5
+    stepped = [x - 1e-4 / length * slope for x, slope in zip(vectors, slopes)]
     assert evaluate(case, stepped, starts).sum() < before.sum()
 
 
 @every_case
 def test_collapsed_vectors_score_worse_than_orthogonal_ones(case: Case) -> None:
-    if case.no_collapse:
-        pytest.skip(case.no_collapse)
     vectors, starts = draw(case)
-    spread = orthonormal(vectors[0].shape)
+    spread = orthonormal(vectors[0])
     collapsed = evaluate(case, [duplicate(spread)] * len(vectors), starts)
     assert (collapsed > evaluate(case, [spread] * len(vectors), starts)).all()
 
@@ -159,6 +344,12 @@ def test_docstring_says_what_it_takes_and_where_it_comes_from(case: Case) -> Non
         assert f'\n        {option} (' in loss.__doc__ or f'\n    {option} (' in loss.__doc__
 
 
+@pytest.mark.parametrize('type', sorted({case.type for case in CASES}))
+def test_tables_have_its_formula_and_cost(type: str) -> None:
+    loss = LOSSES.get(type)
+    assert loss.formula and loss.cost and set(loss.levels) <= {'patch', 'attention', 'weight'}
+
+
 def test_two_layers_of_different_shapes_are_refused_and_named() -> None:
     for case in CASES:
         loss = case.build()
@@ -167,5 +358,3 @@ def test_two_layers_of_different_shapes_are_refused_and_named() -> None:
                        for layer, m in ((2, 5), (9, 6))]
             with pytest.raises(ValueError, match=r'layers \[2, 9\].*change `layers`'):
                 loss(*records)
-
-

@@ -18,6 +18,7 @@ from mmpretrain.models.utils import MultiheadAttention
 from torch import Tensor, nn
 
 from mmdiverse.taps import Tap, build_tap
+from mmdiverse.taps.base import HEADS
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,7 @@ FAMILIES = [
 def everything(tap: Tap) -> list[tuple[str, int | str]]:
     """Requests for all that a tap can capture."""
     layers = range(len(tap.blocks))
-    return [('patch', 'embed'), *((level, layer) for level in ('patch', 'attention')
+    return [('patch', 'embed'), *((source, layer) for source in ('patch', *HEADS)
                                   for layer in layers)]
 
 

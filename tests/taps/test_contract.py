@@ -5,16 +5,18 @@ import pytest
 import torch
 from mmpretrain.models.backbones import ResNet
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
 from mmdiverse.registry import TAPS
 from mmdiverse.taps import Tap, build_tap
+from mmdiverse.taps.base import HEADS, Weights
 from tests.taps.families import FAMILIES, Family, attached, everything
 
 TAPS.import_from_location()
 
 every_family = pytest.mark.parametrize('family', FAMILIES, ids=str)
-every_level = pytest.mark.parametrize('level', ['patch', 'attention'])
+every_source = pytest.mark.parametrize('source', ['patch', *HEADS])
 
 
 def split_qkv(qkv: Tensor, heads: int) -> list[Tensor]:
@@ -53,7 +55,7 @@ def test_outputs_stay_the_same_bit_for_bit(family: Family, training: bool) -> No
     tap = attached(backbone)
     with tap.recording():
         outputs = seeded_forward(backbone, family.images())
-        tap.records('attention', 0), tap.records('patch', 0)
+        tap.records('maps', 0), tap.records('patch', 0)
     assert all(torch.equal(*pair) for pair in zip(outputs, expected, strict=True))
 
 
@@ -71,9 +73,25 @@ def test_maps_times_values_are_the_attention(family: Family) -> None:
         backbone(family.images())
         for layer, block in enumerate(tap.blocks):
             _, _, values = split_qkv(seen['qkv', layer], family.find_attention(block).num_heads)
-            maps = tap.records('attention', layer)[0].maps
+            maps = tap.records('maps', layer)[0].maps
             output = (maps @ values).transpose(1, 2).flatten(2)
             torch.testing.assert_close(output, seen['proj', layer], rtol=1e-5, atol=1e-5)
+
+
+@every_family
+def test_values_and_outputs_are_those_of_the_heads(family: Family) -> None:
+    backbone = family.build()
+    tap, seen = attached(backbone), {}
+    attention = family.find_attention(family.find_blocks(backbone)[1])
+    attention.qkv.register_forward_hook(
+        lambda module, args, output: seen.update(qkv=output))
+    attention.proj.register_forward_pre_hook(lambda module, args: seen.update(proj=args[0]))
+    with tap.recording():
+        backbone(family.images())
+        values, outputs = (tap.records(source, 1)[0].vectors() for source in ('values', 'outputs'))
+    assert torch.equal(values, split_qkv(seen['qkv'], attention.num_heads)[2].flatten(2))
+    for head, own in enumerate(seen['proj'].chunk(attention.num_heads, dim=-1)):
+        assert torch.equal(outputs[:, head], own.flatten(1))
 
 
 @every_family
@@ -82,7 +100,7 @@ def test_maps_have_a_row_per_token_that_sums_to_one(family: Family) -> None:
     tap = attached(backbone)
     with tap.recording():
         backbone(family.images())
-        maps = tap.records('attention', 0)[0].maps
+        maps = tap.records('maps', 0)[0].maps
     torch.testing.assert_close(maps.sum(-1), torch.ones(maps.shape[:-1]))
 
 
@@ -122,13 +140,13 @@ def test_prefix_tokens_are_not_in_the_embedding_record(family: Family) -> None:
 
 
 @every_family
-@every_level
-def test_gradient_reaches_the_layer_and_those_before_it(family: Family, level: str) -> None:
+@every_source
+def test_gradient_reaches_the_layer_and_those_before_it(family: Family, source: str) -> None:
     backbone = family.build()
     tap = attached(backbone)
     with tap.recording():
         backbone(family.images())
-        tap.records(level, 1)[0].vectors().square().sum().backward()
+        tap.records(source, 1)[0].vectors().square().sum().backward()
     first, second, *later = family.find_blocks(backbone)
     for block in (first, second):
         assert family.find_attention(block).qkv.weight.grad.abs().sum() > 0
@@ -179,7 +197,7 @@ def test_detaching_leaves_no_hook_and_no_tensor(family: Family) -> None:
     tap = attached(backbone)
     tap.start()
     backbone(family.images())
-    tap.records('patch', 0), tap.records('attention', 0)
+    tap.records('patch', 0), tap.records('maps', 0)
     tap.detach()
     assert hooks_of(backbone) == hooks and kept[0]() is None
 
@@ -202,7 +220,7 @@ def test_weights_are_found_by_name(family: Family) -> None:
     tap = build_tap(backbone)
     for layer, block in enumerate(family.find_blocks(backbone)):
         for name, matrix in family.find_matrices(block).items():
-            record, = tap.records('weight', layer, (name, ))
+            record, = tap.records('weight', layer, Weights((name, )))
             assert torch.equal(record.vectors(), matrix[None])
 
 
@@ -211,7 +229,8 @@ def test_matrices_of_one_linear_layer_share_a_record_in_the_order_asked_for(fami
                                                                            ) -> None:
     backbone = family.build()
     matrices = family.find_matrices(family.find_blocks(backbone)[0])
-    fused, single = build_tap(backbone).records('weight', 0, ('v', 'q', 'proj'))
+    fused, single = build_tap(backbone).records(
+        'weight', 0, Weights(('v', 'q', 'proj')))
     assert torch.equal(fused.vectors(), torch.stack((matrices['v'], matrices['q'])))
     assert torch.equal(single.vectors(), matrices['proj'][None])
 
@@ -220,14 +239,56 @@ def test_matrices_of_one_linear_layer_share_a_record_in_the_order_asked_for(fami
 def test_queries_keys_and_values_together_are_no_copy(family: Family) -> None:
     backbone = family.build()
     weight = family.find_attention(family.find_blocks(backbone)[0]).qkv.weight
-    record, = build_tap(backbone).records('weight', 0, ('q', 'k', 'v'))
+    record, = build_tap(backbone).records('weight', 0)
     assert record.vectors().untyped_storage().data_ptr() == weight.untyped_storage().data_ptr()
+
+
+@every_family
+def test_matrices_per_head_are_rows_of_queries_and_columns_of_the_projection(family: Family
+                                                                            ) -> None:
+    backbone = family.build()
+    block = family.find_blocks(backbone)[0]
+    heads, matrices = family.find_attention(block).num_heads, family.find_matrices(block)
+    queries, projection = build_tap(backbone).records(
+        'weight', 0, Weights(('q', 'proj'), per_head=True))
+    assert torch.equal(queries.vectors(), torch.stack(matrices['q'].chunk(heads)))
+    assert torch.equal(projection.vectors(), torch.stack(matrices['proj'].chunk(heads, dim=1)))
+
+
+@every_family
+@pytest.mark.parametrize('per_head', [False, True])
+def test_columns_are_the_rows_of_the_transpose(family: Family, per_head: bool) -> None:
+    tap = build_tap(family.build())
+    rows, columns = (tap.records('weight', 0, Weights(('q', 'k', 'v'), vectors, per_head))[0]
+                     for vectors in ('rows', 'columns'))
+    assert torch.equal(columns.vectors(), rows.vectors().mT)
+
+
+@every_family
+def test_layers_that_no_head_shares_are_refused_per_head(family: Family) -> None:
+    with pytest.raises(ValueError, match=r"`per_head=True` needs `matrices` .*got \['fc2'\]"):
+        build_tap(family.build()).check_weights(Weights(('q', 'fc2'), per_head=True))
+
+
+@every_family
+def test_gradients_of_a_loss_are_records_that_train(family: Family) -> None:
+    backbone = family.build().double()
+    tap = attached(backbone)
+    images = family.images().double()
+    with tap.recording(), sdpa_kernel(SDPBackend.MATH):
+        loss = (backbone(images)[0]**2).mean()
+        record, = tap.gradient_records(0, loss)
+        tokens, = torch.autograd.grad(loss, tap._captured['patch', 0], retain_graph=True)
+        torch.testing.assert_close(record.vectors(), len(images) * tokens[:, tap.num_prefix:])
+        record.vectors().square().sum().backward()
+    weight = family.find_attention(family.find_blocks(backbone)[1]).qkv.weight
+    assert weight.grad.abs().sum() > 0
 
 
 @every_family
 def test_unknown_matrices_are_refused(family: Family) -> None:
     with pytest.raises(ValueError, match=r"`matrices` must be taken from .*'fc2'.*got \['qkv'\]"):
-        build_tap(family.build()).check_matrices(('q', 'qkv'))
+        build_tap(family.build()).check_weights(Weights(('q', 'qkv')))
 
 
 @every_family
@@ -236,32 +297,33 @@ def test_a_sharded_weight_is_refused(family: Family) -> None:
     weight = family.find_attention(family.find_blocks(backbone)[1]).qkv.weight
     weight.data = weight.data.flatten()[:10]
     with pytest.raises(RuntimeError, match='`.*qkv` in block 1 .*is sharded away'):
-        build_tap(backbone).records('weight', 1, ('q', 'k', 'v'))
+        build_tap(backbone).records('weight', 1)
 
 
 @every_family
-@every_level
-def test_a_frozen_backbone_is_read_without_gradient(family: Family, level: str) -> None:
+@every_source
+def test_a_frozen_backbone_is_read_without_gradient(family: Family, source: str) -> None:
     backbone = family.build().requires_grad_(False)
     tap = attached(backbone)
     with tap.recording():
         backbone(family.images())
-        assert not tap.records(level, 0)[0].vectors().requires_grad
+        assert not tap.records(source, 0)[0].vectors().requires_grad
 
 
 @every_family
-@every_level
-def test_a_layer_that_was_not_reached_is_an_error(family: Family, level: str) -> None:
+@every_source
+def test_a_layer_that_was_not_reached_is_an_error(family: Family, source: str) -> None:
     tap = attached(family.build())
-    message = f"nothing was captured at level '{level}' of layer 1.*change `layers`"
+    message = f"nothing was captured of '{source}' at layer 1.*change `layers`"
     with tap.recording(), pytest.raises(RuntimeError, match=message):
-        tap.records(level, 1)
+        tap.records(source, 1)
 
 
 @every_family
 @pytest.mark.parametrize('frozen_embedding', [False, True])
-def test_reentrant_checkpointing_hides_attention_and_is_named(family: Family,
-                                                              frozen_embedding: bool) -> None:
+@pytest.mark.parametrize('source', HEADS)
+def test_reentrant_checkpointing_hides_attention_and_is_named(
+        family: Family, source: str, frozen_embedding: bool) -> None:
     backbone = family.build()
     for name, parameter in backbone.named_parameters():
         parameter.requires_grad_(not frozen_embedding or name.startswith(family.blocks))
@@ -272,7 +334,7 @@ def test_reentrant_checkpointing_hides_attention_and_is_named(family: Family,
     with tap.recording():
         backbone(family.images())
         with pytest.raises(RuntimeError, match='has no gradient.*`activation_checkpointing`'):
-            tap.records('attention', 1)
+            tap.records(source, 1)
         assert tap.records('patch', 1)[0].vectors().requires_grad
 
 
@@ -289,7 +351,7 @@ def test_checkpointing_that_is_not_reentrant_gives_the_same_gradient(family: Fam
         tap = attached(backbone)
         with tap.recording():
             backbone(family.images())
-            tap.records('attention', 1)[0].vectors().square().sum().backward()
+            tap.records('maps', 1)[0].vectors().square().sum().backward()
         gradients.append(family.find_attention(block).qkv.weight.grad)
     torch.testing.assert_close(*gradients)
 

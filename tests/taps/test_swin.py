@@ -23,7 +23,7 @@ def test_every_window_is_an_item_of_the_batch() -> None:
     tap = attached(backbone)
     with tap.recording():
         backbone(torch.randn(3, 3, 16, 16))
-        shapes = [tuple(tap.records('attention', layer)[0].maps.shape) for layer in (0, 2)]
+        shapes = [tuple(tap.records('maps', layer)[0].maps.shape) for layer in (0, 2)]
     assert shapes == [(12, 2, 16, 16), (3, 4, 16, 16)]
 
 
@@ -32,7 +32,7 @@ def test_tokens_that_a_shift_brought_together_do_not_see_each_other() -> None:
     tap = attached(backbone)
     with tap.recording():
         backbone(torch.randn(1, 3, 16, 16))
-        plain, shifted = (tap.records('attention', layer)[0].maps for layer in (0, 1))
+        plain, shifted = (tap.records('maps', layer)[0].maps for layer in (0, 1))
     # The last window of a shifted grid joins the four corners: 4 x 4 pairs of 16 x 16 remain.
     assert (plain > 1e-12).all() and (shifted[-1, 0] > 1e-12).float().mean() == 1 / 4
 
@@ -40,7 +40,7 @@ def test_tokens_that_a_shift_brought_together_do_not_see_each_other() -> None:
 def test_padding_is_refused_at_attention_level() -> None:
     backbone = swin(img_size=12)  # 6 x 6 tokens
     tap = build_tap(backbone)
-    tap.attach([('attention', 0)])
+    tap.attach([('maps', 0)])
     with tap.recording(), pytest.raises(
             ValueError, match=r"block 0 sees \(6, 6\) tokens, which windows of 4 .*`window_size`"):
         backbone(torch.randn(1, 3, 12, 12))
@@ -57,7 +57,7 @@ def test_padding_does_not_matter_at_patch_level() -> None:
 
 def test_padding_is_not_refused_where_nothing_is_recorded() -> None:
     backbone = swin(img_size=12, pad_small_map=True)
-    build_tap(backbone).attach([('attention', 0)])
+    build_tap(backbone).attach([('maps', 0)])
     assert backbone(torch.randn(1, 3, 12, 12))[0].shape == (1, 16, 3, 3)
 
 
@@ -65,7 +65,7 @@ def test_windowed_attention_of_another_kind_is_refused() -> None:
     backbone = swin(stage_cfgs=dict(block_cfgs=dict(attn_cfgs=dict(window_msa=WindowMSAV2))))
     with pytest.raises(ValueError, match="is a WindowMSAV2, .*drop the terms with "
                                          "`on='attention'`"):
-        build_tap(backbone).attach([('attention', 0)])
+        build_tap(backbone).attach([('maps', 0)])
 
 
 def test_the_second_version_is_another_family() -> None:

@@ -21,7 +21,7 @@ def test_attention_of_another_kind_is_refused() -> None:
     backbone = timm_vit()
     backbone.timm_model.blocks[1].attn = nn.Identity()
     with pytest.raises(ValueError, match="is a Identity, .*drop the terms with `on='attention'`"):
-        build_tap(backbone).attach([('attention', 1)])
+        build_tap(backbone).attach([('maps', 1)])
 
 
 def test_other_models_of_timm_are_unknown() -> None:

@@ -5,7 +5,7 @@ from mmpretrain.models.backbones import VisionTransformer, ViTEVA02
 from torch import nn
 
 from mmdiverse.taps import build_tap
-from mmdiverse.taps.vit import queries_and_keys
+from mmdiverse.taps.base import Weights, split_heads
 from tests.taps.families import attached, vit
 
 
@@ -16,8 +16,9 @@ def eva02() -> nn.Module:
 
 def test_a_fused_output_is_split_into_heads() -> None:
     qkv = torch.arange(12.).view(1, 1, 12)  # q, k, v of two heads with two channels each
-    q, k = queries_and_keys(qkv, 2)
+    q, k, v = split_heads(qkv, 2)
     assert q.tolist() == [[[[0, 1]], [[2, 3]]]] and k.tolist() == [[[[4, 5]], [[6, 7]]]]
+    assert v.tolist() == [[[[8, 9]], [[10, 11]]]]
 
 
 def test_images_larger_than_img_size_have_more_patches() -> None:
@@ -41,7 +42,7 @@ def test_attention_of_another_kind_is_refused() -> None:
     tap = build_tap(eva02())
     with pytest.raises(ValueError, match="attention of ViTEVA02 is a .*drop the terms with "
                                          "`on='attention'`"):
-        tap.attach([('attention', 0)])
+        tap.attach([('maps', 0)])
 
 
 def test_patches_do_not_mind_attention_of_another_kind() -> None:
@@ -58,4 +59,4 @@ def test_a_gated_mlp_has_no_fc1() -> None:
     backbone = VisionTransformer(arch=arch, img_size=12, patch_size=4,
                                  layer_cfgs=dict(ffn_type='swiglu_fused'))
     with pytest.raises(ValueError, match='expects a module `ffn.layers.0.0` .*block 0'):
-        build_tap(backbone).check_matrices(('fc1', ))
+        build_tap(backbone).check_weights(Weights(('fc1', )))

@@ -2,118 +2,120 @@
 
 Usage:
     python tools/benchmarks/overhead.py mmpretrain::deit/deit-small_4xb256_in1k.py
+    python tools/benchmarks/overhead.py CONFIG --fragments official --recipe --out FILE.json
+    python tools/benchmarks/overhead.py CONFIG --terms --out FILE.json
 
-Both steps are taken by one model in one process, in turn and in an order that alternates, so that
-a slow moment of the machine meets both. What counts is the ratio of each pair.
+Both steps are taken in one process, with the same parameters, in turn and in an order that
+alternates, so that a slow moment of the machine meets both. What counts is the ratio of each pair.
 """
 import argparse
-import json
-import platform
-import statistics
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import mmdiverse  # noqa: F401  first: it says what to install where a host is missing
 
 # isort: split
 import torch
-from mmengine.logging import MMLogger
-from mmengine.optim import OptimWrapper
-from mmengine.registry import init_default_scope
-from mmpretrain.registry import MODELS
-from mmpretrain.structures import DataSample
-from torch import nn
 
-from mmdiverse.config import load_config, load_fragment
-from mmdiverse.hooks import DiversityHook
+from mmdiverse.config import load_config
+from mmdiverse.evaluation.measurement import ProgressLine, ResultsFile, describe_machine
+from mmdiverse.evaluation.overhead import (
+    AMP,
+    WARM_UP,
+    TrainingSteps,
+    fragment_arm,
+    measure,
+    recipe_arm,
+    term_arms,
+)
+from mmdiverse.report.benchmarks import OVERHEAD_HEADER, overhead_row, plot_overhead
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description='Time plain and diversified training steps in turn, and print the ratio.')
+        description='Measure time and peak memory of plain and diversified training steps in turn, '
+        'and print the ratios. With --out, interrupt it at any time: the same command goes on.')
     parser.add_argument('config', help='a config: a path, or package::path')
-    parser.add_argument('--fragments', nargs='+', default=['official'],
-                        help='diversity fragments to time, each beside the plain step')
+    parser.add_argument('--fragments', nargs='+', metavar='FRAGMENT', default=[],
+                        help="diversity fragments, each beside the plain step; 'official' where "
+                        'nothing else is asked for')
+    parser.add_argument('--recipe', action='store_true',
+                        help="the authors' whole recipe: 'official' with patch-level mixing")
+    parser.add_argument('--terms', action='store_true',
+                        help='every registered loss alone, at every level where it works')
     parser.add_argument('--batch-size', type=int, default=8)
-    parser.add_argument('--img-size', type=int, default=224)
+    parser.add_argument('--img-size', type=int, help="default: the backbone's `img_size`, or 224")
     parser.add_argument('--pairs', type=int, default=15, help='pairs of steps after warm-up')
-    parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
-    parser.add_argument('--out', type=Path, help='JSON file to write')
-    return parser.parse_args()
+    parser.add_argument('--amp', choices=AMP, help='mixed precision (default: fp32)')
+    parser.add_argument('--device', choices=('cpu', 'cuda'),
+                        default='cuda' if torch.cuda.is_available() else 'cpu')
+    parser.add_argument('--out', type=Path, metavar='FILE.json',
+                        help='JSON file to write, with a picture FILE.png beside it')
+    parser.add_argument('--restart', action='store_true', help='forget what --out holds already')
+    args = parser.parse_args()
+    if args.pairs < 2 or args.batch_size < 1:
+        parser.error('--pairs must be at least 2 and --batch-size at least 1, but got '
+                     f'{args.pairs} and {args.batch_size}')
+    if args.device == 'cuda' and not torch.cuda.is_available():
+        parser.error('--device cuda needs a GPU, but PyTorch finds none')
+    return args
 
 
-def build_step(model: nn.Module, batch_size: int, img_size: int) -> Callable[[], float]:
-    """Make a function that takes one training step, as the runner does, and returns its seconds."""
-    wrapper = OptimWrapper(torch.optim.AdamW(model.parameters(), lr=1e-4))
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (batch_size, 3, img_size, img_size), generator=generator,
-                           dtype=torch.uint8)
-
-    def synchronize() -> None:
-        if next(model.parameters()).is_cuda:
-            torch.cuda.synchronize()
-
-    def step() -> float:
-        data = dict(inputs=images.clone(),
-                    data_samples=[DataSample().set_gt_label(i % 10) for i in range(batch_size)])
-        synchronize()
-        start = time.perf_counter()
-        model.train_step(data, wrapper)
-        synchronize()
-        return time.perf_counter() - start
-
-    return step
-
-
-def time_pairs(step: Callable[[], float], model: nn.Module, hook: DiversityHook, pairs: int,
-               label: str) -> tuple[list[float], list[float]]:
-    """Time ``pairs`` pairs of a plain and a diversified step."""
-    plain, diverse = [], []
-    for pair in range(-2, pairs):  # two to warm up
-        for diversified in ((False, True) if pair % 2 else (True, False)):
-            if diversified:
-                hook.attach(model)
-            seconds = step()
-            hook.detach()
-            if pair >= 0:
-                (diverse if diversified else plain).append(seconds)
-        print(f'\r{label}: pair {max(pair + 1, 0)}/{pairs}', end='', file=sys.stderr, flush=True)
-    print(file=sys.stderr)
-    return plain, diverse
-
-
-def main() -> None:
+def main() -> int:
     args = parse_args()
-    init_default_scope('mmpretrain')
-    cfg = load_config(args.config)
-    if cfg.get('data_preprocessor'):
-        cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
-    torch.manual_seed(0)
-    model = MODELS.build(cfg.model).to(args.device).train()
-    MMLogger.get_instance('overhead', log_level='WARNING')
-    model.init_weights()
-    step = build_step(model, args.batch_size, args.img_size)
-    report = dict(config=args.config, batch_size=args.batch_size, img_size=args.img_size,
-                  pairs=args.pairs, device=args.device, threads=torch.get_num_threads(),
-                  machine=torch.cuda.get_device_name() if args.device == 'cuda' else
-                  platform.processor() or platform.machine(),
-                  torch=torch.__version__, results={})
-    print(f'{"fragment":12} {"plain (s)":>10} {"ratio":>8} {"quartiles":>18}')
-    for fragment in args.fragments:
-        hook = DiversityHook(terms=load_fragment(fragment).terms)
-        plain, diverse = time_pairs(step, model, hook, args.pairs, fragment)
-        ratios = [second / first for first, second in zip(plain, diverse)]
-        low, median, high = statistics.quantiles(ratios, n=4)
-        report['results'][fragment] = dict(
-            median_ratio=median, quartiles=[low, high], plain_seconds=plain,
-            diverse_seconds=diverse)
-        print(f'{fragment:12} {statistics.median(plain):10.4f} {median:8.4f} '
-              f'{low:9.4f}{high:9.4f}')
-    if args.out:
-        args.out.write_text(json.dumps(report, indent=2) + '\n')
+    try:
+        return benchmark(args)
+    except (OSError, ValueError) as error:
+        sys.exit(f'{type(error).__name__}: {error}')
+
+
+def benchmark(args: argparse.Namespace) -> int:
+    """Measure every arm that the file does not hold yet; return 1 if one is missing."""
+    arms = [fragment_arm(fragment) for fragment in args.fragments]
+    arms += [recipe_arm()] * args.recipe + term_arms() * args.terms
+    arms = arms or [fragment_arm('official')]
+    steps = TrainingSteps(load_config(args.config), args.batch_size, args.img_size, args.device,
+                          args.amp)
+    file = ResultsFile(args.out, dict(
+        config=args.config, batch_size=args.batch_size, img_size=steps.img_size,
+        pairs=args.pairs, precision=args.amp or 'fp32', **describe_machine(steps.device)),
+        args.restart)
+    progress = ProgressLine(len(arms) * (args.pairs + WARM_UP))
+    print(OVERHEAD_HEADER)
+    missing = 0
+    try:
+        for arm in arms:
+            if file.results.get(arm.name, {}).get('terms') == arm.terms:
+                progress.skip(args.pairs + WARM_UP)
+            else:
+                progress.start(arm.name)
+                try:
+                    file.add(arm.name, measure(steps, arm, args.pairs,
+                                               lambda: progress.advance(1)))
+                except ValueError as error:  # it does not fit this model
+                    missing += 1
+                    progress.skip(args.pairs + WARM_UP)
+                    progress.end()
+                    print(f'{arm.name}: {error}', file=sys.stderr)
+                    continue
+                progress.end()
+            print(overhead_row(arm.name, file.results[arm.name]), flush=True)
+    except KeyboardInterrupt:
+        progress.end()
+        print('Interrupted. With --out, the same command goes on from here.', file=sys.stderr)
+        missing += 1
+    if args.out and file.results:
+        picture = args.out.with_suffix('.png')
+        plot_overhead(file.results, picture, title(file.settings))
+        print(f'{args.out}\n{picture}')
+    return int(missing > 0)
+
+
+def title(settings: dict) -> str:
+    return (f'{Path(settings["config"].split("::")[-1]).stem}, batch {settings["batch_size"]}, '
+            f'{settings["img_size"]} pixels, {settings["precision"]}\n{settings["machine"]}, '
+            f'threads: {settings["threads"]}, {settings["pairs"]} pairs of steps')
 
 
 if __name__ == '__main__':
-    main()
+    sys.exit(main())

@@ -10,6 +10,6 @@ diversity = dict(
         dict(type='ContrastiveLoss', on='patch', layers=['embed', -1], weight=0.5),
         dict(type='CosineLoss', on='attention', layers=0, form='signed', diagonal=True,
              weight=1e-4),
-        dict(type='ConditionalOrthogonalityLoss', on='weight', layers='all', method='power',
+        dict(type='ConditionalOrthogonalityLoss', on='weight', layers='all', method='official',
              reduction='sum', weight=5e-4),
     ])

@@ -1,6 +1,7 @@
 # Weight level: query, key and value matrices of all blocks with rows orthogonal and equally long.
-# One power step estimates the spread of eigenvalues at next to no cost; `method='exact'` computes
-# it, and takes about half a training step of a DeiT-S on a CPU.
+# Power iteration follows the extreme eigenvalues from step to step at next to no cost;
+# `method='exact'` decomposes every matrix, and takes about half a training step of a DeiT-S on a
+# CPU.
 diversity = dict(
     type='mmdiverse.DiversityHook',
     terms=[
