@@ -177,7 +177,7 @@ def _label_sizes(axes: Axes, title: str, axis: str, result: Result) -> None:
     # Lines of one label are one entry, beneath the panel.
     handles, labels = axes.get_legend_handles_labels()
     entries = dict(zip(labels, handles))
-    axes.legend(entries.values(), entries, fontsize=8, frameon=False, ncols=2,
+    axes.legend(entries.values(), entries, fontsize=6.5, columnspacing=1, frameon=False, ncols=2,
                 loc='upper center', bbox_to_anchor=(0.5, -0.12))
     _finish(axes)
 
