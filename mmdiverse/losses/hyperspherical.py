@@ -27,7 +27,8 @@ def authors_squared_distances(gram: Tensor) -> Tensor:
     r"""Squared distances as Chen et al. compute them.
 
     They normalise twice, each time by :math:`\sqrt{\lVert x \rVert^2 + 10^{-8}}`, so that a
-    direction is a little shorter than 1.
+    direction is a little shorter than 1. A zero vector gets no gradient here, where theirs is near
+    :math:`10^8`.
 
     Args:
         gram (Tensor): Inner products of the vectors as they are, ``(B, M, M)``.
@@ -36,8 +37,8 @@ def authors_squared_distances(gram: Tensor) -> Tensor:
         Tensor: ``(B, M, M)``.
     """
     square = torch.diagonal(gram, dim1=-2, dim2=-1)
-    norms = (square + 1e-8 * (square + 1e-8)).sqrt()
-    return 2 - 2 * gram / (norms.unsqueeze(-1) * norms.unsqueeze(-2))
+    scale = (square + 1e-8 * (square + 1e-8)).rsqrt() * (square > 0)
+    return 2 - 2 * gram * scale.unsqueeze(-1) * scale.unsqueeze(-2)
 
 
 def hyperspherical_energy(cosines: Tensor, power: float = 1., half_space: bool = False,
