@@ -81,6 +81,11 @@ class Record:
         """Items of the term's batch, of which these are :attr:`items`."""
         return self.shape[0]
 
+    @property
+    def key(self) -> str:
+        """Name of this batch among those of its term, which differ in shape, as ``'384x64'``."""
+        return 'x'.join(str(size) for size in self.shape[1:])
+
     def parts(self) -> list[Tensor]:
         """The vectors as tensors ``(B_i, M, D)`` that make up the batch, where no copy is due."""
         return [self.vectors()]

@@ -1,6 +1,5 @@
 """A term: one diversity loss at one level of the network, with its coefficient."""
 import inspect
-import math
 import re
 from collections.abc import Iterator, Sequence
 from itertools import chain
@@ -11,7 +10,7 @@ from mmengine.dist import all_reduce, get_dist_info
 from torch import Tensor
 
 from .losses import DiversityLoss
-from .losses.base import check_choice
+from .losses.base import check_choice, check_not_negative
 from .records import LEVELS, Record, WeightRecord, merge_weights
 from .registry import LOSSES
 from .schedules import WeightSchedule
@@ -84,9 +83,7 @@ class DiversityTerm:
         self.on = check_choice('on', on, LEVELS)
         if isinstance(weight, bool) or not isinstance(weight, (int, float)):
             raise TypeError(f'`weight` must be a number, but got {weight!r}')
-        if not (math.isfinite(weight) and weight >= 0):
-            raise ValueError(f'`weight` must be finite and not negative, but got {weight}')
-        self.weight = float(weight)
+        self.weight = float(check_not_negative('weight', weight))
         self.schedule = None if schedule is None else WeightSchedule(self.weight, schedule)
         self.reduction = check_choice('reduction', reduction, REDUCTIONS)
         for key, value, level in (('heads', heads, 'attention'), ('matrices', matrices, 'weight'),
@@ -187,9 +184,9 @@ class DiversityTerm:
         # Also where nothing is left for this process, so that all do the same collectives.
         values = self.loss(own)
         every = self._gather(values, own)
-        for state in self.loss.state.values():
-            if len(state) == record.total:
-                state.copy_(self._gather(state[own.items], own))
+        state = self.loss.state.get(own.key)
+        if state is not None:
+            state.copy_(self._gather(state[own.items], own))
         if not values.requires_grad:  # but what another process has may well train
             values = values + 0 * sum(part.flatten()[0] for part in record.parts()
                                       if part.requires_grad)

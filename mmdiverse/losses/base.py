@@ -34,7 +34,7 @@ class DiversityLoss:
 
     @property
     def state(self) -> dict[str, Tensor]:
-        """What persists from one step to the next and belongs into a checkpoint, by name."""
+        """What persists from step to step and belongs into a checkpoint, by ``key`` of a record."""
         return {}
 
     def __call__(self, *records: Record) -> Tensor:
@@ -77,6 +77,17 @@ def check_choice(key: str, value: str, choices: tuple[str, ...]) -> str:
     """
     if value not in choices:
         raise ValueError(f'`{key}` must be one of {list(choices)}, but got {value!r}')
+    return value
+
+
+def check_not_negative(key: str, value: float) -> float:
+    """Return ``value`` if it is finite and not below 0.
+
+    Raises:
+        ValueError: Naming the config key and what came.
+    """
+    if not 0 <= value < float('inf'):
+        raise ValueError(f'`{key}` must be finite and not negative, but got {value}')
     return value
 
 

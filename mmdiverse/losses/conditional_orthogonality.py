@@ -8,7 +8,7 @@ from torch import Tensor
 from ..autograd import once_differentiable
 from ..records import Record
 from ..registry import LOSSES
-from .base import DiversityLoss, check_choice
+from .base import DiversityLoss, check_choice, check_not_negative
 from .extreme_eigenvalues import ExtremeEigenvalues
 
 
@@ -221,9 +221,7 @@ class ConditionalOrthogonalityLoss(DiversityLoss):
         self.eigenvalues = ExtremeEigenvalues('exact' if method == 'official' else method, steps)
         self.normalize = normalize
         self.start = check_choice('start', start, ('uniform', 'normal'))
-        if not 0 <= eps < float('inf'):
-            raise ValueError(f'`eps` must be finite and not negative, but got {eps}')
-        self.eps = eps
+        self.eps = check_not_negative('eps', eps)
 
     @property
     def state(self) -> dict[str, Tensor]:

@@ -119,12 +119,12 @@ class ExtremeEigenvalues:
         parts = [x.mT if x.size(2) < x.size(1) else x for x in parts]
         ends = power_iteration(parts, *self._starts(record, parts[0], generator))
         if record.persistent:
-            self.state[self._key(record)][record.items] = ends
+            self.state[record.key][record.items] = ends
         return function(rayleigh_quotients(parts, ends))
 
     def _starts(self, record: Record, like: Tensor, generator: torch.Generator | None
                 ) -> tuple[Tensor, int]:
-        key, shape = self._key(record), (record.total, 2, like.size(1))
+        key, shape = record.key, (record.total, 2, like.size(1))
         kept = self.state.get(key)
         if record.persistent and kept is not None and kept.shape == shape:
             self.state[key] = kept.to(like)
@@ -136,7 +136,3 @@ class ExtremeEigenvalues:
         if record.persistent:
             self.state[key] = starts.clone()
         return starts[record.items], self.steps + FIRST_STEPS
-
-    @staticmethod
-    def _key(record: Record) -> str:
-        return 'x'.join(str(size) for size in record.shape[1:])

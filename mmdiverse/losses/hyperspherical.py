@@ -6,7 +6,7 @@ from torch import Tensor
 
 from ..records import Record
 from ..registry import LOSSES
-from .base import DiversityLoss, check_positive, off_diagonal
+from .base import DiversityLoss, check_not_negative, check_positive, off_diagonal
 
 
 def squared_distances(cosines: Tensor) -> Tensor:
@@ -92,9 +92,7 @@ class HypersphericalEnergyLoss(DiversityLoss):
     cost = 'M² D'
 
     def __init__(self, power: float = 1., half_space: bool = False, eps: float = 1e-4) -> None:
-        if not 0 <= power < math.inf:
-            raise ValueError(f'`power` must be finite and not negative, but got {power}')
-        self.power = power
+        self.power = check_not_negative('power', power)
         self.half_space = half_space
         self.eps = check_positive('eps', eps)
 
@@ -174,10 +172,7 @@ class HypersphericalSeparationLoss(DiversityLoss):
     cost = 'M² D'
 
     def __init__(self, temperature: float = 0.1, official: bool = False) -> None:
-        if not 0 <= temperature < math.inf:
-            raise ValueError(
-                f'`temperature` must be finite and not negative, but got {temperature}')
-        self.temperature = temperature
+        self.temperature = check_not_negative('temperature', temperature)
         self.official = official
 
     def forward(self, record: Record) -> Tensor:
