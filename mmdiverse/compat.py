@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ast
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -24,7 +23,8 @@ def apply() -> list[str]:
     Returns:
         list[str]: Names of the mends applied by this call; a second call finds nothing to do.
     """
-    mends = (allow_checkpoint_globals, register_config_package, disable_broken_multimodal)
+    mends = (allow_checkpoint_globals, guard_checkpoint_loaders, write_files_atomically,
+             register_config_package, disable_broken_multimodal)
     return [mend.__name__ for mend in mends if mend()]
 
 
@@ -36,6 +36,22 @@ def _history_statistic(owner: type, name: str) -> Callable:
         raise UnpicklingError(f"the checkpoint asks for getattr({owner!r}, {name!r}); mmdiverse "
                               f'allows only the statistics of mmengine.logging.HistoryBuffer')
     return getattr(owner, name)
+
+
+class _InPlaceOfGetattr(tuple):
+    """The allow-list's entry of a stand-in for ``getattr``, which keeps out ``getattr`` itself.
+
+    OneDL's MMEngine allows ``getattr`` while it loads a file. The list is a set in torch, and which
+    of two entries of one name answers is chance. To that set, this one is ``getattr``.
+    """
+
+    __slots__ = ()
+
+    def __eq__(self, other: object) -> bool:
+        return other is getattr or tuple.__eq__(self, other)
+
+    def __hash__(self) -> int:
+        return hash(getattr)
 
 
 def allow_checkpoint_globals() -> bool:
@@ -50,18 +66,24 @@ def allow_checkpoint_globals() -> bool:
     Adds what the message hub, the hooks' scores and the schedulers put into a checkpoint:
     HistoryBuffer, numpy arrays and scalars, and the three dtypes seen there. The pickle also names
     ``getattr``, to point at HistoryBuffer's four statistics; a stand-in that resolves these and
-    nothing else answers to that name, ``getattr`` itself is never allowed.
+    nothing else answers to that name. ``getattr`` itself is never allowed, also not by others: with
+    it a file reaches ``builtins.exec``, and torch's own ``_rebuild_from_type_v2`` calls it.
 
-    Not applied with torch < 2.6, nor twice.
+    Not applied twice.
 
     Returns:
         bool: Whether anything was added.
     """
-    import numpy as np
     import torch
 
-    if tuple(int(n) for n in re.findall(r'\d+', torch.__version__)[:2]) < (2, 6):
-        return False
+    allowed = torch.serialization.get_safe_globals()
+    missing = [item for item in _checkpoint_globals() if item not in allowed]
+    torch.serialization.add_safe_globals(missing)
+    return bool(missing)
+
+
+def _checkpoint_globals() -> list[Any]:
+    import numpy as np
     from mmengine.logging import HistoryBuffer
 
     multiarray = (np._core if hasattr(np, '_core') else np.core).multiarray
@@ -70,10 +92,70 @@ def allow_checkpoint_globals() -> bool:
     # Both spellings, so that a file written under numpy 1 loads under numpy 2 and back.
     wanted += [(getattr(multiarray, name), f'numpy.{core}.multiarray.{name}')
                for name in ('_reconstruct', 'scalar') for core in ('core', '_core')]
-    wanted.append((_history_statistic, 'builtins.getattr'))
-    missing = [item for item in wanted if item not in torch.serialization.get_safe_globals()]
-    torch.serialization.add_safe_globals(missing)
-    return bool(missing)
+    wanted.append(_InPlaceOfGetattr((_history_statistic, 'builtins.getattr')))
+    return wanted
+
+
+def guard_checkpoint_loaders() -> bool:
+    """Keeps a checkpoint from running code, and says what to do where one cannot be loaded.
+
+    Breaks: every MMEngine. A file from the web is loaded with ``weights_only=False``, a local one
+    by OneDL's MMEngine after a first attempt failed; ``Runner.resume`` runs the text in
+    ``meta['config']`` as Python. So whoever wrote a file can run any code.
+    Symptom: none. And a truncated file gives ``PytorchStreamReader failed reading zip archive:
+    failed finding central directory``, an empty ``last_checkpoint`` `` can not be found.``
+
+    Registers every loader of ``CheckpointLoader`` anew, as :func:`mmdiverse.checkpoint.guarded`,
+    and for local files one of ours. It overrides ``TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD``, see
+    :func:`mmdiverse.checkpoint.weights_only`.
+
+    Not applied to loaders that are guarded already, nor to any that are registered later.
+
+    Returns:
+        bool: Whether a loader was registered by this call.
+    """
+    from mmengine.runner import CheckpointLoader, checkpoint
+
+    from mmdiverse.checkpoint import guarded, load_from_local
+
+    # The host has no public list of its loaders; it is read only.
+    bare = {prefix: loader for prefix, loader in CheckpointLoader._schemes.items()
+            if not getattr(loader, 'is_guarded', False)}
+    for prefix, loader in bare.items():
+        ours = load_from_local if loader is checkpoint.load_from_local else guarded(loader)
+        CheckpointLoader.register_scheme(prefix, ours, force=True)
+    return bool(bare)
+
+
+def write_files_atomically() -> bool:
+    """Keeps a checkpoint whole when its process is killed or the disk is full.
+
+    Breaks: every MMEngine; its local storage opens the final file and writes into it, and with
+    ``save_best`` it writes the newest checkpoint a second time, over the first.
+    Symptom: after ``kill -9``, a lost node or ``No space left on device``, resuming stops with
+    ``PytorchStreamReader failed``.
+
+    Registers :class:`mmdiverse.checkpoint.AtomicLocalBackend` for local paths, under the names
+    ``local`` and, for the older ``FileClient``, ``disk``.
+
+    Not applied to a name that was registered anew by someone else, nor to backends that MMEngine
+    keeps from before.
+
+    Returns:
+        bool: Whether a backend was registered by this call.
+    """
+    from mmengine.fileio import FileClient, HardDiskBackend, LocalBackend, register_backend
+    from mmengine.fileio.backends import backends
+
+    from mmdiverse.checkpoint import AtomicHardDiskBackend, AtomicLocalBackend
+
+    plain = backends.get('local') is LocalBackend
+    if plain:
+        register_backend('local', AtomicLocalBackend, force=True, prefixes='')
+    if FileClient._backends.get('disk') is HardDiskBackend:
+        FileClient.register_backend('disk', AtomicHardDiskBackend, force=True)
+        plain = True
+    return plain
 
 
 def register_config_package() -> bool:

@@ -42,6 +42,7 @@ HOOKS = ScopedRegistry(host.HOOKS, ['mmdiverse.hooks'])
 MODELS = ScopedRegistry(host.MODELS, ['mmdiverse.mixing'])
 DATASETS = ScopedRegistry(host.DATASETS, ['mmdiverse.datasets'])
 BATCH_AUGMENTS = ScopedRegistry(host.BATCH_AUGMENTS, ['mmdiverse.mixing'])
+OPTIM_WRAPPERS = ScopedRegistry(host.OPTIM_WRAPPERS, ['mmdiverse.optim'])
 
 #: The kinds of which mmdiverse registers nothing; made so that its scope knows them.
 INHERITED = [ScopedRegistry(registry) for name, registry in vars(host).items()

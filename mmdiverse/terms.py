@@ -99,9 +99,14 @@ class DiversityTerm:
                                                len(self.layers) == 2):
             raise ValueError(f'{type} compares two layers: `layers` must hold exactly two, but got '
                              f'{self.layers!r}')
-        if matrices is not None and not (is_sequence(matrices) and matrices):
+        if matrices is not None and not (is_sequence(matrices) and matrices and
+                                         all(isinstance(name, str) for name in matrices)):
             raise ValueError(f'`matrices` must be a list of names that is not empty, but got '
                              f'{matrices!r}')
+        if matrices is not None and len(set(matrices)) < len(matrices):
+            raise ValueError(f'`matrices` names a matrix twice: {matrices!r}')
+        if per_head is not None and not isinstance(per_head, bool):
+            raise TypeError(f'`per_head` must be a bool, but got {per_head!r}')
         self.heads = check_choice('heads', 'maps' if heads is None else heads, HEADS)
         self.weights = Weights(
             Weights.matrices if matrices is None else tuple(matrices),
@@ -216,9 +221,12 @@ def build_loss(type: str, **options: Any) -> DiversityLoss:
 
     Raises:
         ValueError: If no loss of this name is registered.
-        TypeError: If it has no such option.
+        TypeError: If it has no such option, or the value of one is of a wrong type.
     """
-    loss = LOSSES.get(type)
+    LOSSES.import_from_location()
+    # Of anything but a name the registry raises by itself, without a word of `type`.
+    named = isinstance(type, str) and type[:1].isidentifier()
+    loss = LOSSES.get(type) if named else None
     if loss is None:
         raise ValueError(f'`type` must be one of {sorted(LOSSES.module_dict)}, but got {type!r}')
     signature = inspect.signature(loss)
@@ -226,7 +234,20 @@ def build_loss(type: str, **options: Any) -> DiversityLoss:
         signature.bind(**options)
     except TypeError as error:  # which alone would not show what the options are
         raise TypeError(f'{type}{signature}: {error}') from error
+    for name, value in options.items():
+        parameter = signature.parameters.get(name)
+        if parameter is not None and not _fits(value, parameter.annotation):
+            raise TypeError(f'{type}: `{name}` must fit `{parameter}`, but got {value!r}')
     return loss(**options)
+
+
+def _fits(value: Any, annotation: Any) -> bool:
+    """Whether a value is of the type of an annotation, where that is a bool or a number."""
+    if annotation is bool:
+        return isinstance(value, bool)
+    if annotation in (int, float):
+        return isinstance(value, (int, annotation)) and not isinstance(value, bool)
+    return True
 
 
 def _snake_case(name: str) -> str:

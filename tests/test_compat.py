@@ -12,8 +12,13 @@ from pickle import UnpicklingError
 import numpy as np
 import pytest
 import torch
+from mmengine.fileio import FileClient, LocalBackend, get_file_backend
+from mmengine.fileio.backends import backends
+from mmengine.logging import MessageHub
+from mmengine.runner import CheckpointLoader
 
 from mmdiverse import compat
+from mmdiverse.checkpoint import AtomicLocalBackend
 
 ROOT = Path(__file__).resolve().parent.parent
 OPENMMLAB_ONLY = "OneDL's MMEngine does not have this breakage"
@@ -81,6 +86,58 @@ def build(work_dir, epochs, **kwargs):
 '''
 
 
+def saved(content: object, **kwargs: bool) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(content, buffer, **kwargs)
+    return buffer.getvalue()
+
+
+def as_numpy_1(content: object) -> bytes:
+    """A file as written under numpy 1, whose module has another name."""
+    # The legacy format is a bare pickle, where a module's name can be exchanged.
+    new = saved(content, _use_new_zipfile_serialization=False)
+    old = new.replace(b'numpy._core.multiarray', b'numpy.core.multiarray')
+    assert b'numpy.core.multiarray' in old and b'_core' not in old
+    return old
+
+
+def as_numpy_2(content: object) -> bytes:
+    return saved(content, _use_new_zipfile_serialization=False).replace(
+        b'numpy.core.multiarray', b'numpy._core.multiarray')
+
+
+def load(content: bytes, **kwargs: bool) -> dict:
+    return torch.load(io.BytesIO(content), **kwargs)
+
+
+def history(value: float | int = 0.5) -> dict:
+    """The message hub's part of a checkpoint."""
+    hub = MessageHub(f'history of {value}')
+    hub.update_scalar('train/loss', value)
+    return hub.state_dict()
+
+
+def named(item: object) -> str:
+    """The name by which an entry of the allow-list is asked for."""
+    return item[1] if isinstance(item, tuple) else f'{item.__module__}.{item.__qualname__}'
+
+
+# By the name of each entry, something that a run of MMEngine saves and that needs it.
+NEEDED = {
+    'mmengine.logging.history_buffer.HistoryBuffer': lambda: saved(history()),
+    'builtins.getattr': lambda: saved(history()),
+    'numpy.ndarray': lambda: saved(history()),
+    'numpy.dtype': lambda: saved({'best_score': np.float64(0.5)}),
+    'numpy.dtypes.Float64DType': lambda: saved({'best_score': np.float64(0.5)}),
+    'numpy.dtypes.Float32DType': lambda: saved({'best_score': np.float32(0.5)}),
+    'numpy.dtypes.Int64DType': lambda: saved(history()),  # how often each value counts
+    'numpy.core.multiarray._reconstruct': lambda: as_numpy_1(history()),
+    'numpy._core.multiarray._reconstruct': lambda: as_numpy_2(history()),
+    'numpy.core.multiarray.scalar': lambda: as_numpy_1({'best_score': np.float64(0.5)}),
+    'numpy._core.multiarray.scalar': lambda: as_numpy_2({'best_score': np.float64(0.5)}),
+}
+
+
 class TestCheckpointGlobals:
 
     def test_without_it_torch_refuses_the_file(self, checkpoint):
@@ -125,9 +182,19 @@ class TestCheckpointGlobals:
                 return getattr, (str, 'format')
 
         torch.save(Thief(), tmp_path / 'bad.pth')
-        assert getattr not in torch.serialization.get_safe_globals()
+        assert not any(item is getattr for item in torch.serialization.get_safe_globals())
         with pytest.raises(Exception, match='Weights only load failed'):
             torch.load(tmp_path / 'bad.pth', weights_only=True)
+
+    def test_getattr_stays_forbidden_where_others_allow_it(self):
+        """OneDL's MMEngine does while it loads."""
+        with torch.serialization.safe_globals([getattr]):
+            allowed = torch.serialization.get_safe_globals()
+        try:
+            assert not any(item is getattr for item in allowed)
+            assert (compat._history_statistic, 'builtins.getattr') in allowed
+        finally:
+            compat.allow_checkpoint_globals()
 
     @pytest.mark.parametrize(('owner', 'name'), [(str, 'min'), ('history', '__init__')])
     def test_its_stand_in_knows_four_names_only(self, owner, name):
@@ -136,12 +203,86 @@ class TestCheckpointGlobals:
             compat._history_statistic(HistoryBuffer if owner == 'history' else owner, name)
 
     def test_a_file_written_under_numpy_1_loads(self):
-        buffer = io.BytesIO()
-        # The legacy format is a bare pickle, where a module's name can be exchanged.
-        torch.save({'score': np.float64(2)}, buffer, _use_new_zipfile_serialization=False)
-        old = buffer.getvalue().replace(b'numpy._core.multiarray', b'numpy.core.multiarray')
-        assert b'numpy.core.multiarray' in old
-        assert torch.load(io.BytesIO(old), weights_only=True)['score'] == 2
+        assert load(as_numpy_1({'score': np.float64(2)}), weights_only=True)['score'] == 2
+
+    def test_it_allows_nothing_else(self):
+        assert {named(item) for item in compat._checkpoint_globals()} == set(NEEDED)
+
+    @pytest.mark.parametrize('name', NEEDED)
+    def test_every_entry_is_needed(self, name):
+        """Without it alone, something that MMEngine writes does not load."""
+        content = NEEDED[name]()
+        kept = torch.serialization.get_safe_globals()
+        try:
+            torch.serialization.clear_safe_globals()
+            torch.serialization.add_safe_globals(compat._checkpoint_globals())
+            load(content, weights_only=True)
+            torch.serialization.clear_safe_globals()
+            torch.serialization.add_safe_globals(
+                [item for item in compat._checkpoint_globals() if named(item) != name])
+            with pytest.raises(UnpicklingError):
+                load(content, weights_only=True)
+        finally:
+            torch.serialization.clear_safe_globals()
+            torch.serialization.add_safe_globals(kept)
+
+
+class TestLoadersAndFiles:
+    """What they do is tested in test_checkpoint.py; here, that they are registered."""
+
+    def test_every_loader_is_guarded_under_its_name(self):
+        loaders = CheckpointLoader._schemes.values()
+        assert all(loader.is_guarded for loader in loaders)
+        # MMEngine logs what comes after `load_from_`.
+        assert {loader.__name__ for loader in loaders} == {
+            f'load_from_{kind}' for kind in ('local', 'http', 'pavi', 'ceph', 'torchvision',
+                                             'openmmlab', 'mmcls')}
+
+    def test_a_loader_registered_later_is_guarded_by_the_next_call(self, monkeypatch):
+        monkeypatch.setattr(CheckpointLoader, '_schemes', dict(CheckpointLoader._schemes))
+        CheckpointLoader.register_scheme('mine://', lambda filename, map_location: {})
+        assert compat.guard_checkpoint_loaders()
+        assert CheckpointLoader._schemes['mine://'].is_guarded
+        assert not compat.guard_checkpoint_loaders()
+
+    @pytest.mark.parametrize('arguments', [
+        dict(uri='epoch_1.pth'), dict(uri=Path('epoch_1.pth')),
+        dict(backend_args=dict(backend='local')), dict(uri='a.txt', enable_singleton=True)])
+    def test_local_files_are_written_atomically(self, arguments):
+        assert isinstance(get_file_backend(**arguments), AtomicLocalBackend)
+
+    @pytest.mark.parametrize('arguments', [
+        dict(uri='epoch_1.pth'), dict(file_client_args=dict(backend='disk'))])
+    def test_local_files_of_a_file_client_are_too(self, arguments):
+        assert isinstance(FileClient.infer_client(**arguments).client, AtomicLocalBackend)
+
+    def test_a_backend_of_someone_else_stays(self, monkeypatch):
+        class Own(LocalBackend):
+            pass
+
+        monkeypatch.setitem(backends, 'local', Own)
+        assert not compat.write_files_atomically()
+        assert backends['local'] is Own
+
+    def test_without_it_resuming_runs_text_of_the_file(self, checkpoint, tmp_path):
+        ended = resume_with_config(checkpoint, tmp_path)
+        assert (tmp_path / 'executed').exists(), ended.stderr[-2000:]
+
+    def test_with_it_the_text_stays_text(self, checkpoint, tmp_path):
+        ended = resume_with_config(checkpoint, tmp_path, 'import mmdiverse\n')
+        assert ended.returncode == 0, ended.stderr[-2000:]
+        assert not (tmp_path / 'executed').exists()
+
+
+def resume_with_config(checkpoint: Path, folder: Path, first: str = '') -> \
+        subprocess.CompletedProcess[str]:
+    content = torch.load(checkpoint, weights_only=True)
+    content['meta']['config'] = 'done = open("executed", "w").close()'
+    torch.save(content, folder / 'hostile.pth')
+    # Without the package, OpenMMLab's MMEngine reads no file of its own under today's torch.
+    env = {} if first else dict(TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD='1')
+    resume = 'build("out", epochs=3, resume=True, load_from="hostile.pth").train()'
+    return python(first + RUN + resume, cwd=folder, **env)
 
 
 class TestConfigPackage:
@@ -310,10 +451,14 @@ class TestProcessGroup:
 
 def test_apply_names_what_it_did_and_a_second_call_finds_nothing(monkeypatch):
     from mmengine.config.utils import MODULE2PACKAGE
+    from mmengine.runner import checkpoint
 
     monkeypatch.delitem(MODULE2PACKAGE, 'mmdiverse')
     torch.serialization.clear_safe_globals()
-    assert compat.apply() == ['allow_checkpoint_globals', 'register_config_package']
+    monkeypatch.setattr(CheckpointLoader, '_schemes', {'': checkpoint.load_from_local})
+    monkeypatch.setitem(backends, 'local', LocalBackend)
+    assert compat.apply() == ['allow_checkpoint_globals', 'guard_checkpoint_loaders',
+                              'write_files_atomically', 'register_config_package']
     assert compat.apply() == []
 
 

@@ -1,7 +1,6 @@
 """What diversity costs: time and memory of a diversified training step beside a plain one."""
-import contextlib
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
 
@@ -27,7 +26,7 @@ METHODS = {('ConditionalOrthogonalityLoss', 'weight'): ('power', 'official'),
 WARM_UP = 2
 #: Small, because images and labels are random and there is no warm-up of the rate.
 LEARNING_RATE = 1e-4
-AMP = {'fp16': torch.float16, 'bf16': torch.bfloat16}
+AMP = {'fp16': 'float16', 'bf16': 'bfloat16'}
 
 
 @dataclass(frozen=True)
@@ -73,15 +72,6 @@ def term_arms() -> list[Arm]:
             arms += [Arm(f'{type_} on {level}, {method}', [dict(term, method=method)], model, model)
                      for method in METHODS.get((type_, level), ())]
     return arms
-
-
-class _CPUAmpOptimWrapper(OptimWrapper):
-    """Autocast on a CPU, for which MMEngine's AmpOptimWrapper is not."""
-
-    @contextlib.contextmanager
-    def optim_context(self, model: nn.Module) -> Iterator[None]:
-        with super().optim_context(model), torch.autocast('cpu', torch.bfloat16):
-            yield
 
 
 class TrainingSteps:
@@ -138,10 +128,8 @@ class TrainingSteps:
             config.pop(key, None)
         if amp is None:
             config['type'] = 'OptimWrapper'
-        elif self.device.type == 'cuda':
-            config.update(type='AmpOptimWrapper', loss_scale='dynamic', dtype=AMP[amp])
         else:
-            config['type'] = _CPUAmpOptimWrapper
+            config.update(type='mmdiverse.AutocastOptimWrapper', dtype=AMP[amp])
         return build_optim_wrapper(self._models['plain'], config)
 
     def model(self, name: str) -> nn.Module:

@@ -1,4 +1,5 @@
 """The hook that turns a run of MMPretrain into a diversified one."""
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -8,6 +9,7 @@ from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import Tensor, nn
+from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
@@ -16,6 +18,7 @@ from torch.utils.hooks import RemovableHandle
 from ..registry import HOOKS
 from ..schedules import WeightSchedule
 from ..taps import Tap, build_tap
+from ..taps.base import is_sequence
 from ..terms import DiversityTerm
 
 
@@ -52,7 +55,8 @@ class DiversityHook(Hook):
             knows the backbone, a layer does not exist, or the number of classes of head and data
             differ (before training); if a loss cannot work on what it is given (in the first
             step).
-        RuntimeError: In the first step, if a term captures nothing or has no gradient.
+        RuntimeError: In the first step, if a term captures nothing or has no gradient, or a weight
+            is sharded away; in any step, if a term is not finite.
 
     Example:
         >>> custom_hooks = [
@@ -62,6 +66,8 @@ class DiversityHook(Hook):
     """
 
     def __init__(self, terms: Sequence[dict]) -> None:
+        if not is_sequence(terms):
+            raise TypeError(f'DiversityHook `terms` must be a list of dicts, but got {terms!r}')
         self.terms: list[DiversityTerm] = []
         for index, config in enumerate(terms):
             if not isinstance(config, dict):
@@ -96,6 +102,8 @@ class DiversityHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Check the terms against the model and the data, and attach to the model."""
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        if self.enabled_terms:
+            check_sharding(runner.model)
         check_num_classes(model, runner.train_dataloader)
         self.attach(model)
         self._share_weights = isinstance(runner.model, DistributedDataParallel)
@@ -122,7 +130,8 @@ class DiversityHook(Hook):
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any | None = None,
                          outputs: dict | None = None) -> None:
-        """Move the schedules that go by iteration."""
+        """Check that no term is NaN or infinite, and move the schedules that go by iteration."""
+        self._check_finite(runner, outputs or {})
         for term in self.scheduled_terms:
             with _named(term):
                 term.schedule.step_iter()
@@ -181,7 +190,8 @@ class DiversityHook(Hook):
             term.loss.generator = self._generator
         self._handles = [
             model.register_forward_pre_hook(self._before_forward, with_kwargs=True),
-            model.register_forward_hook(self._after_forward, with_kwargs=True),
+            # Also after an error, which may be caught outside: MMEngine calls no hook of ours then.
+            model.register_forward_hook(self._after_forward, with_kwargs=True, always_call=True),
         ]
 
     def detach(self) -> None:
@@ -193,6 +203,28 @@ class DiversityHook(Hook):
         if self.tap is not None:
             self.tap.detach()
         self.tap = None
+
+    def _check_finite(self, runner: Runner, outputs: dict[str, Any]) -> None:
+        # MMEngine has logged these numbers already, so a GPU has nothing left to wait for.
+        broken = [term.name for term in self.enabled_terms
+                  if term.name in outputs and not math.isfinite(outputs[term.name])]
+        if not broken:
+            return
+        terms = {f'loss_{term.name}' for term in self.enabled_terms}
+        model_losses = {key: value.item() for key, value in outputs.items()
+                        if 'loss' in key and key not in {'loss', *terms}}
+        scaler = getattr(runner.optim_wrapper, 'loss_scaler', None)
+        if scaler is not None and scaler.is_enabled() and \
+                not all(map(math.isfinite, model_losses.values())):
+            return  # half precision overflowed everywhere: the scaler leaves this step out
+        saved = runner.message_hub.runtime_info.get('last_ckpt')
+        raise RuntimeError(
+            f'DiversityHook: {", ".join(f"{name} is {outputs[name].item()}" for name in broken)} '
+            f'in iteration {runner.iter + 1} of epoch {runner.epoch + 1}, where the losses of the '
+            f'model are {model_losses}. Training ends before this is saved'
+            f'{f"; the last checkpoint is {saved}" if saved else ""}. Lower the `weight` of the '
+            'term or the learning rate, clip gradients (`optim_wrapper.clip_grad`), or take '
+            'bfloat16 in place of float16')
 
     def _before_forward(self, model: nn.Module, args: tuple, kwargs: dict) -> None:
         # BaseModel.forward(inputs, data_samples, mode)
@@ -211,7 +243,7 @@ class DiversityHook(Hook):
         if not self.tap.stop():
             return None
         try:
-            return self._add_terms(model, output)
+            return None if output is None else self._add_terms(model, output)
         finally:
             self.tap.clear()
 
@@ -257,6 +289,19 @@ def _reset_schedule(schedule: WeightSchedule, runner: Runner) -> None:
     if schedule.by_epoch and isinstance(runner.train_loop, IterBasedTrainLoop):
         raise ValueError('`schedule` goes by epoch, but this run counts iterations alone; set '
                          '`by_epoch=False` in it')
+
+
+def check_sharding(model: nn.Module) -> None:
+    """Check that parameters can be found in a model, whole or sharded.
+
+    Raises:
+        ValueError: If FSDP puts them together in nameless ones.
+    """
+    if any(isinstance(module, FullyShardedDataParallel) and not module._use_orig_params
+           for module in model.modules()):
+        raise ValueError('DiversityHook finds no parameters in FSDP with `use_orig_params=False`; '
+                         "set `use_orig_params=True`, MMEngine's default, in `model_wrapper` of "
+                         'the strategy')
 
 
 def check_num_classes(model: nn.Module, dataloader: DataLoader) -> None:

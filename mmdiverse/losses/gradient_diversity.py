@@ -21,7 +21,8 @@ def gradient_diversity(gradients: Tensor) -> Tensor:
     """
     lengths = gradients.square().sum((-2, -1))
     total = gradients.sum(1).square().sum(-1)
-    return lengths / total.clamp_min(torch.finfo(total.dtype).tiny)
+    # Where all are zero, as behind a head that starts at zero, a weight over `tiny` is infinite.
+    return lengths / torch.where(lengths > 0, total.clamp_min(torch.finfo(total.dtype).tiny), 1)
 
 
 def gradient_coherence(gradients: Tensor) -> Tensor:
@@ -37,7 +38,7 @@ def gradient_coherence(gradients: Tensor) -> Tensor:
         length, 0 where they cancel or all are zero. Lower is more diverse.
     """
     lengths = gradients.square().sum(-1).mean(-1)
-    return gradients.mean(1).square().sum(-1) / lengths.clamp_min(torch.finfo(lengths.dtype).tiny)
+    return gradients.mean(1).square().sum(-1) / torch.where(lengths > 0, lengths, 1)
 
 
 @LOSSES.register_module()

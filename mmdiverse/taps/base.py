@@ -6,7 +6,11 @@ from typing import Any
 
 import torch
 from mmengine.registry import Registry
+from mmpretrain.models.peft import LoRAModel
+from mmpretrain.models.peft.lora import LoRALinear
 from torch import Tensor, nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import CheckpointWrapper
+from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.utils.hooks import RemovableHandle
 
 from ..records import AttentionRecord, HeadRecord, Record, TokenRecord, WeightRecord
@@ -76,6 +80,30 @@ def split_heads(qkv: Tensor, num_heads: int) -> tuple[Tensor, Tensor, Tensor]:
     """
     q, k, v = qkv.unflatten(-1, (3, num_heads, -1)).unbind(2)
     return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+
+
+def inner_module(module: nn.Module) -> nn.Module:
+    """The module inside those that FSDP, activation checkpointing or LoRA put around it.
+
+    They hand attributes and sub-modules through, so only the class has to be asked of the inner
+    one.
+    """
+    while isinstance(module, (FullyShardedDataParallel, CheckpointWrapper, LoRAModel)):
+        module = module._checkpoint_wrapped_module if isinstance(module, CheckpointWrapper) \
+            else module.module
+    return module
+
+
+def find_weight(linear: nn.Module) -> tuple[Tensor, tuple[int, int]]:
+    """The weight of a linear layer, and the shape that it should have.
+
+    That of a layer with LoRA is the sum of its frozen part and what is learned.
+    """
+    if not isinstance(linear, LoRALinear):
+        return linear.weight, (linear.out_features, linear.in_features)
+    weight, shape = find_weight(linear.original_layer)
+    learned = linear.scaling * linear.lora_up.weight @ linear.lora_down.weight
+    return weight + learned, shape
 
 
 def is_sequence(layers: Any) -> bool:
@@ -316,8 +344,9 @@ class Tap:
         if gradient[:, self.num_prefix:].any():
             self._with_gradient.add(layer)
             return True
-        # A head that starts with zero weights gives no token a gradient in the first step.
-        return not gradient.any()
+        # A head that starts with zero weights gives no token a gradient in the first step, and where
+        # drop path leaves a later attention out, patches before it have none in that step.
+        return layer != len(self.blocks) - 1 or not gradient.any()
 
     def count_heads(self, layer: int) -> int:
         """How many heads the attention of a block has."""
@@ -373,14 +402,13 @@ class Tap:
         return records
 
     def _stack(self, layer: int, path: str, order: list[int | None]) -> Tensor:
-        linear = self._find_module(self.blocks[layer], path, layer)
-        weight = linear.weight
-        expected = (linear.out_features, linear.in_features)
+        weight, expected = find_weight(self._find_module(self.blocks[layer], path, layer))
         if tuple(weight.shape) != expected:
             raise RuntimeError(
                 f'the weight of `{path}` in block {layer} should have shape {expected}, but has '
                 f'{tuple(weight.shape)}: it is sharded away. Use a sharding strategy that keeps '
-                'whole parameters after the forward pass, or drop the terms with `on="weight"`')
+                'whole parameters after the forward pass (`SHARD_GRAD_OP` of FSDP, a ZeRO stage '
+                "below 3), or drop the terms with `on='weight'`")
         if order == [None]:
             return weight.unsqueeze(0)
         stacked = weight.view(3, -1, weight.size(1))
@@ -426,6 +454,7 @@ def build_tap(backbone: nn.Module, registry: Registry = TAPS) -> Tap:
         ValueError: If no registered tap knows the backbone.
     """
     registry.import_from_location()
+    backbone = inner_module(backbone)
     for tap in registry.module_dict.values():
         if tap.matches(backbone):
             return tap(backbone)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ..records import AttentionRecord
 from ..registry import TAPS
-from .base import HEADS, Request, Tap, TapPoints, fused_qkv_matrices
+from .base import HEADS, Request, Tap, TapPoints, fused_qkv_matrices, inner_module
 
 POINTS = TapPoints(
     embedding=('patch_embed', 'absolute_pos_embed'),
@@ -40,10 +40,11 @@ class SwinTransformerTap(Tap):
         return 0
 
     def check_attention(self, block: nn.Module) -> None:
-        if not isinstance(block.attn.w_msa, WindowMSA):
+        attention = inner_module(block.attn.w_msa)
+        if not isinstance(attention, WindowMSA):
             raise ValueError(
                 f'attention of {type(self.backbone).__name__} is a '
-                f'{type(block.attn.w_msa).__name__}, whose maps this tap does not know; drop the '
+                f'{type(attention).__name__}, whose maps this tap does not know; drop the '
                 "terms with `on='attention'`")
 
     def attach(self, requests: Sequence[Request]) -> None:

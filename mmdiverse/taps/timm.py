@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..records import AttentionRecord
 from ..registry import TAPS
-from .base import Tap, TapPoints, fused_qkv_matrices, split_heads
+from .base import Tap, TapPoints, fused_qkv_matrices, inner_module, split_heads
 
 POINTS = TapPoints(
     embedding=('patch_embed', 'cls_token', 'dist_token', 'reg_token', 'pos_embed', 'norm_pre'),
@@ -42,7 +42,7 @@ class TimmVisionTransformerTap(Tap):
         return self.backbone.timm_model.num_prefix_tokens
 
     def check_attention(self, block: nn.Module) -> None:
-        attention = getattr(block, 'attn', None)
+        attention = inner_module(getattr(block, 'attn', None))
         if type(attention) is not Attention:
             raise ValueError(
                 f'attention of this timm model is a {type(attention).__name__}, whose maps this '

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..records import AttentionRecord
 from ..registry import TAPS
-from .base import Tap, TapPoints, fused_qkv_matrices, split_heads
+from .base import Tap, TapPoints, fused_qkv_matrices, inner_module, split_heads
 
 POINTS = TapPoints(
     embedding=('patch_embed', 'cls_token', 'dist_token', 'pos_embed', 'pre_norm'),
@@ -39,9 +39,10 @@ class VisionTransformerTap(Tap):
         return sum(getattr(self.backbone, name, None) is not None for name in PREFIX_TOKENS)
 
     def check_attention(self, block: nn.Module) -> None:
-        if not isinstance(block.attn, MultiheadAttention):
+        attention = inner_module(block.attn)
+        if not isinstance(attention, MultiheadAttention):
             raise ValueError(
-                f'attention of {type(self.backbone).__name__} is a {type(block.attn).__name__}, '
+                f'attention of {type(self.backbone).__name__} is a {type(attention).__name__}, '
                 "whose maps this tap cannot rebuild; drop the terms with `on='attention'`")
 
     def attention_record(self, block: nn.Module, captured: Tensor, layer: int) -> AttentionRecord:
