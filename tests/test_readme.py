@@ -8,7 +8,9 @@ from mmengine.config import Config
 
 from mmdiverse.config import list_fragments
 from mmdiverse.hooks import DiversityHook
-from mmdiverse.report.catalogue import catalogue_table, insert_table
+from mmdiverse.registry import HOOKS
+from mmdiverse.report.catalogue import catalogue_table
+from mmdiverse.report.markdown import insert_table
 from mmdiverse.terms import DiversityTerm
 
 ROOT = Path(__file__).parents[1]
@@ -50,7 +52,7 @@ def test_every_fragment_is_listed() -> None:
 def test_the_catalogue_is_what_the_registry_holds() -> None:
     path, = re.findall(r'tools/catalogue.py README.md (\S+)', README)
     results = json.loads((ROOT / path).read_text(encoding='utf-8'))['results']
-    assert insert_table(README, catalogue_table(results)) == README
+    assert insert_table(README, 'catalogue', catalogue_table(results)) == README
 
 
 def test_every_loss_was_measured_at_every_level() -> None:
@@ -62,8 +64,16 @@ def test_every_key_of_a_term_is_listed() -> None:
 
 
 def test_the_example_of_a_schedule_builds() -> None:
-    source, = blocks('py')
+    source, _ = blocks('py')
     assert DiversityTerm(**eval(source)).schedule is not None
+
+
+def test_the_example_of_hooks_builds() -> None:
+    _, source = blocks('py')
+    scope: dict = {}
+    exec(source, scope)
+    for config in (scope['default_hooks']['checkpoint'], *scope['custom_hooks']):
+        assert HOOKS.build(config).__module__.startswith('mmdiverse.')
 
 
 def test_links_lead_somewhere() -> None:

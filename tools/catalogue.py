@@ -11,7 +11,8 @@ from pathlib import Path
 import mmdiverse  # noqa: F401  first: it says what to install where a host is missing
 
 # isort: split
-from mmdiverse.report.catalogue import catalogue_table, insert_table
+from mmdiverse.report.catalogue import catalogue_table
+from mmdiverse.report.markdown import insert_table
 
 
 def parse_args() -> argparse.Namespace:
@@ -27,7 +28,8 @@ def main() -> None:
     args = parse_args()
     try:
         results = json.loads(args.overhead.read_text(encoding='utf-8'))['results']
-        page = insert_table(args.page.read_text(encoding='utf-8'), catalogue_table(results))
+        page = insert_table(args.page.read_text(encoding='utf-8'), 'catalogue',
+                            catalogue_table(results))
     except (OSError, ValueError, KeyError) as error:
         sys.exit(f'{type(error).__name__}: {error}')
     args.page.write_text(page, encoding='utf-8')

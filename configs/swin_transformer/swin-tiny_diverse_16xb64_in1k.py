@@ -16,4 +16,5 @@ model = dict(
         dict(type='mmdiverse.PatchMixup', alpha=0.8),
         dict(type='mmdiverse.PatchCutMix', alpha=1.0),
     ]))
+default_hooks = dict(checkpoint=dict(type='mmdiverse.SafeCheckpointHook'))
 custom_hooks = [_base_.diversity]

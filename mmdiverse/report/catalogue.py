@@ -4,8 +4,7 @@ from typing import Any
 
 from ..records import LEVELS
 from ..registry import LOSSES
-
-BEGIN, END = '<!-- catalogue: begin -->', '<!-- catalogue: end -->'
+from .markdown import markdown_table
 
 
 def catalogue_table(overhead: Mapping[str, Mapping[str, Any]]) -> str:
@@ -19,17 +18,13 @@ def catalogue_table(overhead: Mapping[str, Mapping[str, Any]]) -> str:
         str: Name, levels, formula, cost class and measured overhead of each.
     """
     LOSSES.import_from_location()
-    rows = [('loss', 'levels', 'value (defaults)', 'cost of an item', 'added to a plain step'),
-            ('---', '---', '---', '---', '---')]
+    rows = []
     for name, loss in sorted(LOSSES.module_dict.items()):
         levels = ', '.join(level for level in LEVELS if level in loss.levels)
-        rows.append((f'`{name}`', levels, _escape(loss.formula), _escape(loss.cost),
+        rows.append((f'`{name}`', levels, loss.formula, loss.cost,
                      _overhead(name, overhead) or 'not measured'))
-    return '\n'.join('| ' + ' | '.join(row) + ' |' for row in rows)
-
-
-def _escape(text: str) -> str:
-    return text.replace('|', '\\|')
+    return markdown_table(
+        ('loss', 'levels', 'value (defaults)', 'cost of an item', 'added to a plain step'), rows)
 
 
 def _overhead(name: str, overhead: Mapping[str, Mapping[str, Any]]) -> str:
@@ -39,23 +34,3 @@ def _overhead(name: str, overhead: Mapping[str, Mapping[str, Any]]) -> str:
         if loss == name:
             parts.append(f'{place.replace(",", "")} {100 * (result["median_ratio"] - 1):.1f} %')
     return '; '.join(parts)
-
-
-def insert_table(page: str, table: str) -> str:
-    """Replace what stands between the two marks of a page.
-
-    Args:
-        page (str): With both marks.
-        table (str): What to put there.
-
-    Returns:
-        str: The new page.
-
-    Raises:
-        ValueError: If the page lacks the marks.
-    """
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise ValueError(f'the page must hold {BEGIN} and {END}')
-    return f'{before}{BEGIN}\n{table}\n{END}{after}'

@@ -344,8 +344,8 @@ class Tap:
         if gradient[:, self.num_prefix:].any():
             self._with_gradient.add(layer)
             return True
-        # A head that starts with zero weights gives no token a gradient in the first step, and where
-        # drop path leaves a later attention out, patches before it have none in that step.
+        # In the first step a head that starts with zero weights gives no token a gradient. In any,
+        # drop path may leave out the attention through which earlier patches would have one.
         return layer != len(self.blocks) - 1 or not gradient.any()
 
     def count_heads(self, layer: int) -> int:

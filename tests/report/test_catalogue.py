@@ -4,11 +4,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from mmdiverse.losses import DiversityLoss
 from mmdiverse.registry import LOSSES
-from mmdiverse.report.catalogue import BEGIN, END, catalogue_table, insert_table
+from mmdiverse.report.catalogue import catalogue_table
 
 ROOT = Path(__file__).parents[2]
 
@@ -38,20 +36,9 @@ def test_a_new_loss_stands_in_the_table() -> None:
         LOSSES.module_dict.pop('NewLoss')
 
 
-def test_table_replaces_what_stands_between_the_marks() -> None:
-    page = f'a\n{BEGIN}\nold\n{END}\nb\n'
-    assert insert_table(page, 'new') == f'a\n{BEGIN}\nnew\n{END}\nb\n'
-
-
-@pytest.mark.parametrize('page', ['', BEGIN, END])
-def test_a_page_without_marks_is_refused(page: str) -> None:
-    with pytest.raises(ValueError, match='the page must hold'):
-        insert_table(page, 'new')
-
-
 def test_command_line(tmp_path: Path) -> None:
     page, results = tmp_path / 'page.md', tmp_path / 'results.json'
-    page.write_text(f'{BEGIN}\n{END}\n')
+    page.write_text('<!-- catalogue: begin -->\n<!-- catalogue: end -->\n')
     results.write_text(json.dumps({'results': {}}))
     command = [sys.executable, str(ROOT / 'tools' / 'catalogue.py'), str(page), str(results)]
     subprocess.run(command, check=True)

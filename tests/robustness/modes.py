@@ -259,6 +259,7 @@ class GradientRecorder(Hook):
             wrapper.optimizer.register_step_pre_hook(
                 lambda optimizer, args, kwargs: self._record(runner.model))
 
+    @torch.compiler.disable
     def _record(self, model: nn.Module) -> None:
         whole = nullcontext()
         if isinstance(model, FullyShardedDataParallel):
