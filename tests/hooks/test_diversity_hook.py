@@ -436,3 +436,47 @@ def test_shared_weight_terms_equal_those_of_one_process(world_size: int, tmp_pat
     whole = torch.load(tmp_path / '1-0.pth')
     for rank in range(world_size):
         torch.testing.assert_close(torch.load(tmp_path / f'{world_size}-{rank}.pth'), whole)
+
+
+def broken_run(tmp_path: Path, model_too: bool = False, **optim_wrapper) -> Runner:
+    """A run whose term, and maybe whose model, is NaN in the second iteration."""
+    class Break(Hook):
+        def before_train_iter(self, runner: Runner, batch_idx: int,
+                              data_batch: dict | None = None) -> None:
+            if batch_idx == 1:
+                diversity, = (h for h in runner.hooks if isinstance(h, DiversityHook))
+                diversity.terms[0].loss.forward = \
+                    lambda record: record.mean_direction().sum(dim=-1) * float('nan')
+                if model_too:
+                    runner.model.head.loss_module.register_forward_hook(
+                        lambda module, args, output: output * float('nan'))
+
+    cfg = digits_config('vit-nano_digits', tmp_path, epochs=2)
+    cfg.custom_hooks = [dict(type='mmdiverse.DiversityHook', terms=[TERM])]
+    cfg.optim_wrapper.update(optim_wrapper)
+    runner = Runner.from_cfg(cfg)
+    runner.register_hook(Break())
+    return runner
+
+
+@pytest.mark.parametrize('model_too', [False, True])
+def test_a_term_that_is_not_finite_ends_training(model_too: bool, tmp_path: Path) -> None:
+    losses = 'nan' if model_too else r'\d'
+    with pytest.raises(RuntimeError, match=r'patch_cosine is nan in iteration 2 of epoch 1, where '
+                       rf"the losses of the model are \{{'loss_cls': {losses}"):
+        broken_run(tmp_path, model_too).train()
+    assert not list(tmp_path.glob('*.pth'))
+
+
+HALF = dict(type='mmdiverse.AutocastOptimWrapper', dtype='float16')
+
+
+def test_an_overflow_of_all_losses_is_left_to_the_scaler(tmp_path: Path) -> None:
+    runner = broken_run(tmp_path, model_too=True, **HALF)
+    runner.train()
+    assert runner.iter == 6 and all(p.isfinite().all() for p in runner.model.parameters())
+
+
+def test_under_a_scaler_a_term_may_not_overflow_alone(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match='patch_cosine is nan.*bfloat16 in place of float16'):
+        broken_run(tmp_path, **HALF).train()

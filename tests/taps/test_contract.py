@@ -4,13 +4,16 @@ import weakref
 import pytest
 import torch
 from mmpretrain.models.backbones import ResNet
+from mmpretrain.models.peft import LoRAModel
+from mmpretrain.models.peft.lora import LoRALinear
 from torch import Tensor, nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
 from mmdiverse.registry import TAPS
 from mmdiverse.taps import Tap, build_tap
-from mmdiverse.taps.base import HEADS, Weights
+from mmdiverse.taps.base import HEADS, Weights, find_weight
 from tests.taps.families import FAMILIES, Family, attached, everything
 
 TAPS.import_from_location()
@@ -414,3 +417,26 @@ def test_a_failed_attach_leaves_no_hook() -> None:
     with pytest.raises(ValueError, match='attention of VisionTransformer is a Identity'):
         tap.attach(everything(tap))
     assert hooks_of(backbone) == 0
+
+
+def test_wrappers_are_looked_through() -> None:
+    backbone = LoRAModel(module=dict(type='VisionTransformer', arch=dict(
+        embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=24), img_size=12,
+        patch_size=4), rank=2, targets=[dict(type='qkv')])
+    for index, block in enumerate(backbone.module.layers):
+        block.attn = checkpoint_wrapper(block.attn)
+        backbone.module.layers[index] = checkpoint_wrapper(block)
+    tap = attached(backbone)
+    with tap.recording():
+        backbone(torch.randn(2, 3, 12, 12))
+        for source in ('patch', *HEADS):
+            assert tap.records(source, 1)[0].shape[0] == 2
+
+
+def test_weights_with_lora_are_the_sum_of_both_parts() -> None:
+    linear = LoRALinear(nn.Linear(4, 6), alpha=3, rank=2)
+    nn.init.normal_(linear.lora_up.weight)
+    weight, shape = find_weight(linear)
+    inputs = torch.randn(5, 4)
+    torch.testing.assert_close(inputs @ weight.T + linear.original_layer.bias, linear(inputs))
+    assert shape == weight.shape == (6, 4)
