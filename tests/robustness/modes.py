@@ -43,6 +43,8 @@ _numbers = count()
 CLIP = 0.01
 WRAPPERS = ('_fsdp_wrapped_module.', '_checkpoint_wrapped_module.')
 SHARDED = "'weight_[a-z_]*': the weight of .* is sharded away.*SHARD_GRAD_OP"
+# Of torch's DDP, for any parameter that is also used outside the part that is run twice.
+READY_TWICE = 'mark a variable ready only once.*static_graph'
 NO_GRADIENT = "'attention_[a-z_]*': what was captured of .* has no gradient.*checkpointing"
 
 
@@ -197,6 +199,12 @@ MODES = [
     Mode('DDP, 2 processes, `static_graph`', ddp(static_graph=True), processes=2),
     Mode('DDP, 2 processes, `find_unused_parameters`', ddp(find_unused_parameters=True),
          processes=2),
+    Mode('DDP, 2 processes, activation checkpointing, re-entrant', {
+        family: {**ddp(), **options} for family, options in CHECKPOINTED.items()},
+        processes=2, refused={'attention': NO_GRADIENT, 'weight': READY_TWICE}),
+    Mode('DDP, 2 processes, `static_graph`, activation checkpointing, re-entrant', {
+        family: {**ddp(static_graph=True), **options} for family, options in CHECKPOINTED.items()},
+        processes=2, refused={'attention': NO_GRADIENT}),
     Mode('DDP, 2 processes, activation checkpointing, not re-entrant', {
         family: {**ddp(), **options} for family, options in CHECKPOINTED.items()},
         processes=2, around=checkpoints_not_reentrant),
