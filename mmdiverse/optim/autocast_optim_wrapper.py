@@ -62,6 +62,7 @@ class AutocastOptimWrapper(AmpOptimWrapper):
         Args:
             model (nn.Module): The model that is trained.
         """
-        with OptimWrapper.optim_context(self, model), \
+        # A model may be trained on the CPU of a machine whose GPU is the device that MMEngine names.
+        with OptimWrapper.optim_context(self, model), torch.autocast('cpu', self.cast_dtype), \
                 torch.autocast(self._device, self.cast_dtype):
             yield
