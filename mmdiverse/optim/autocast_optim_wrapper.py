@@ -62,7 +62,7 @@ class AutocastOptimWrapper(AmpOptimWrapper):
         Args:
             model (nn.Module): The model that is trained.
         """
-        # A model may be trained on the CPU of a machine whose GPU is the device that MMEngine names.
+        # A model may be on the CPU of a machine whose GPU is the device that MMEngine names.
         with OptimWrapper.optim_context(self, model), torch.autocast('cpu', self.cast_dtype), \
                 torch.autocast(self._device, self.cast_dtype):
             yield
