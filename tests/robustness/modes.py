@@ -160,8 +160,8 @@ def amp(dtype: str) -> dict[str, Any]:
 CHECKPOINTED = {
     'deit': {'activation_checkpointing': ['backbone.layers.0', 'backbone.layers.1']},
     'swin': {'activation_checkpointing': [f'backbone.stages.{i}.blocks.0' for i in range(2)]}}
-# The plain loss alone is up to 7e-2 and 5e-3 from fp32.
-BF16, FP16 = 1e-1, 1e-2
+# The plain loss alone is up to 9e-2 and 5e-3 from fp32, by the order of sums on the machine.
+BF16, FP16 = 1.5e-1, 1e-2
 
 LORA = Mode('LoRA, `LoRAModel`', {'lora': True}, tolerance=2e-5)
 MODES = [
