@@ -341,7 +341,9 @@ def test_a_dead_worker_of_the_data_loader_ends_the_run(tmp_path: Path) -> None:
         worker = children(command.process.pid)[0]
         os.kill(worker, signal.SIGKILL)
         assert command.code() != 0
-        assert f'DataLoader worker (pid {worker}) is killed' in last_words(command.output)
+        # By torch's handler of signals or by its next look at the workers, whichever comes first.
+        assert re.search(rf'DataLoader worker \(pid(\(s\))? {worker}\) (is killed|exited)',
+                         last_words(command.output))
     assert 'epoch_1.pth' in checkpoints(tmp_path)
     goes_on(tmp_path)
 
