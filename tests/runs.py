@@ -1,9 +1,12 @@
 """Small training runs on the embedded digits, for tests that need a whole Runner."""
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from mmengine.config import Config
+from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
@@ -24,9 +27,9 @@ def digits_config(name: str, work_dir: Path, epochs: int = 1, batches: int = 3,
     return cfg
 
 
-def train(cfg: Config) -> Runner:
+def train(cfg: Config, build: type = Runner) -> Runner:
     """Run a config to its end."""
-    runner = Runner.from_cfg(cfg)
+    runner = build.from_cfg(cfg)
     runner.train()
     return runner
 
@@ -35,3 +38,33 @@ def same_state(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) 
     """Whether two state dicts are equal bit for bit."""
     return first.keys() == second.keys() and all(
         torch.equal(value, second[key]) for key, value in first.items())
+
+
+class Interrupted(Exception):
+    """Ends a run in the middle."""
+
+
+class Interrupt(Hook):
+    """Stops a run before its second epoch."""
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        if runner.epoch == 1:
+            raise Interrupted
+
+
+def assert_resumes_as_uninterrupted(config: Callable[..., Config], build: type = Runner) -> None:
+    """A run that stops after an epoch and resumes must equal the whole one bit for bit.
+
+    Args:
+        config: Makes the config of a run of more epochs, from its name and further options.
+        build: The runner.
+    """
+    whole = train(config('whole'), build)
+    interrupted = build.from_cfg(config('parts'))
+    interrupted.register_hook(Interrupt())
+    with pytest.raises(Interrupted):
+        interrupted.train()
+    cfg = config('parts', resume=True)
+    cfg.experiment_name = 'resumed'
+    resumed = train(cfg, build)
+    assert same_state(whole.model.state_dict(), resumed.model.state_dict())

@@ -14,7 +14,7 @@ from mmdiverse.hooks import DiversityHook
 from mmdiverse.registry import LOSSES
 from mmdiverse.taps import build_tap
 from mmdiverse.terms import DiversityTerm
-from tests.runs import digits_config, same_state, train
+from tests.runs import assert_resumes_as_uninterrupted, digits_config, same_state, train
 
 TERM = dict(type='CosineLoss', on='patch', weight=0.5)
 WEIGHT_TERM = dict(type='CosineLoss', on='weight', layers=0, weight=0.5)
@@ -227,18 +227,6 @@ def test_type_resolves_in_a_config_without_custom_imports() -> None:
     assert isinstance(HOOKS.build(runner_cfg), DiversityHook)
 
 
-class Interrupted(Exception):
-    pass
-
-
-class Interrupt(Hook):
-    """Stops a run before its second epoch."""
-
-    def before_train_epoch(self, runner: Runner) -> None:
-        if runner.epoch == 1:
-            raise Interrupted
-
-
 @pytest.mark.parametrize('terms', [
     load_fragment('official').terms,
     [dict(type='ConditionalOrthogonalityLoss', on='weight', method='power', weight=1.)],
@@ -256,14 +244,7 @@ def test_resumed_run_equals_the_uninterrupted_one(terms: list[dict], tmp_path: P
         cfg.model.backbone.drop_path_rate = 0.
         return cfg
 
-    whole = train(config('whole'))
-    interrupted = Runner.from_cfg(config('parts'))
-    interrupted.register_hook(Interrupt())
-    with pytest.raises(Interrupted):
-        interrupted.train()
-    cfg = config('parts', resume=True)
-    cfg.experiment_name = 'resumed'
-    assert same_state(whole.model.state_dict(), train(cfg).model.state_dict())
+    assert_resumes_as_uninterrupted(config)
 
 
 SCHEDULE = [dict(type='LinearParamScheduler', start_factor=0.5, by_epoch=False, end=3),

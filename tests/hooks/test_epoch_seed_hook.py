@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from mmdiverse.hooks import EpochSeedHook, epoch_seed_hook
 from mmdiverse.hooks.epoch_seed_hook import seed_generators
-from tests.runs import digits_config, same_state, train
+from tests.runs import assert_resumes_as_uninterrupted, digits_config, train
 
 SEEDED = dict(randomness=dict(seed=0))
 
@@ -184,18 +184,6 @@ class Noise:
         return results
 
 
-class Interrupted(Exception):
-    pass
-
-
-class Interrupt(Hook):
-    """Stops a run before its second epoch."""
-
-    def before_train_epoch(self, runner: Runner) -> None:
-        if runner.epoch == 1:
-            raise Interrupted
-
-
 @pytest.mark.parametrize('build', [Runner, FlexibleRunner])
 @pytest.mark.parametrize('workers', [0, 2])
 def test_resumed_run_equals_the_uninterrupted_one_with_everything_random(
@@ -212,17 +200,7 @@ def test_resumed_run_equals_the_uninterrupted_one_with_everything_random(
         cfg.custom_hooks = [dict(type='mmdiverse.EpochSeedHook'), *cfg.custom_hooks]
         return cfg
 
-    whole = build.from_cfg(config('whole'))
-    whole.train()
-    interrupted = build.from_cfg(config('parts'))
-    interrupted.register_hook(Interrupt())
-    with pytest.raises(Interrupted):
-        interrupted.train()
-    cfg = config('parts', resume=True)
-    cfg.experiment_name = 'resumed'
-    resumed = build.from_cfg(cfg)
-    resumed.train()
-    assert same_state(whole.model.state_dict(), resumed.model.state_dict())
+    assert_resumes_as_uninterrupted(config, build)
 
 
 def test_workers_that_start_anew_do_not_repeat_their_numbers(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ class Mode:
 
     Attributes:
         name: In the table of the documentation.
-        options: Options of the config; one of the families', by its name, in place of all.
+        options: Options of the config; by the names of families where they differ.
         processes: Of a distributed run; 0 for one that is not.
         accumulate: Backward passes of a step.
         tolerance: Relative error of the gradient of any parameter.
@@ -64,7 +64,6 @@ class Mode:
         frozen: Whether some parameters have none.
         around: Made around a run.
         needs: What has to be there: ``'a GPU'`` or the name of a package.
-        runner: ``'FlexibleRunner'`` where the strategy does.
     """
 
     name: str

@@ -48,9 +48,7 @@ train_dataloader = dict(batch_size=8, num_batch_per_epoch=4)
 train_cfg = dict(max_epochs={epochs})
 model = dict(backbone=dict(drop_path_rate=0.3))
 optim_wrapper = dict(clip_grad=dict(max_norm=0.5))
-# MMEngine's own hook writes `last_checkpoint` in place: killed there, the run cannot be resumed.
-default_hooks = dict(checkpoint=dict(
-    type='mmdiverse.SafeCheckpointHook', max_keep_ckpts=2, save_best='accuracy/top1'))
+default_hooks = dict(checkpoint=dict(save_best='accuracy/top1'))
 custom_hooks = [
     dict(type='mmdiverse.EpochSeedHook'),
     dict(type='mmdiverse.DiversityHook', terms=[

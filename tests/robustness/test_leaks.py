@@ -282,10 +282,6 @@ def run(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Runner, Watch]:
     return watched(config(request.param, tmp_path, epochs=2, batches=6))
 
 
-BREAKS = pytest.mark.parametrize('break_', [break_last_block, break_last_term],
-                                 ids=['model', 'term'])
-
-
 def train_broken(runner: Runner) -> None:
     # The error holds the frames it came through, and these hold tensors: it is dropped here.
     with pytest.raises(Broken):
@@ -293,43 +289,37 @@ def train_broken(runner: Runner) -> None:
     gc.collect()  # frames and tracebacks refer to each other
 
 
-@BREAKS
-def test_last_batch_is_dead_after_an_error(break_: Any, run: tuple[Runner, Watch],
-                                           monkeypatch: pytest.MonkeyPatch) -> None:
-    runner, watch = run
-    break_(runner, monkeypatch)
-    train_broken(runner)
+@pytest.fixture(params=[break_last_block, break_last_term], ids=['model', 'term'])
+def broken(request: pytest.FixtureRequest, run: tuple[Runner, Watch],
+           monkeypatch: pytest.MonkeyPatch) -> tuple[Runner, Watch]:
+    """A run that has ended with an error."""
+    request.param(run[0], monkeypatch)
+    train_broken(run[0])
+    return run
+
+
+def test_last_batch_is_dead_after_an_error(broken: tuple[Runner, Watch]) -> None:
+    runner, watch = broken
     assert watch.references and watch.alive() == 0
 
 
-@BREAKS
-def test_capture_ends_with_an_error(break_: Any, run: tuple[Runner, Watch],
-                                    monkeypatch: pytest.MonkeyPatch) -> None:
-    runner, _ = run
-    break_(runner, monkeypatch)
-    train_broken(runner)
+def test_capture_ends_with_an_error(broken: tuple[Runner, Watch]) -> None:
+    runner, _ = broken
     tap = diversity(runner).tap  # MMEngine calls no after_train then, so it is still attached
     assert not tap._recording and not tap._captured and not tap._records
 
 
-@BREAKS
-def test_hook_can_be_detached_after_an_error(break_: Any, run: tuple[Runner, Watch],
-                                             monkeypatch: pytest.MonkeyPatch) -> None:
-    runner, watch = run
-    break_(runner, monkeypatch)
-    train_broken(runner)
+def test_hook_can_be_detached_after_an_error(broken: tuple[Runner, Watch]) -> None:
+    runner, watch = broken
     watch.after_train(runner)
     assert hooked(runner.model)
     diversity(runner).detach()
     assert not hooked(runner.model)
 
 
-@BREAKS
-def test_run_goes_on_after_an_error_with_its_hooks_once(break_: Any, run: tuple[Runner, Watch],
-                                                        monkeypatch: pytest.MonkeyPatch) -> None:
-    runner, watch = run
-    break_(runner, monkeypatch)
-    train_broken(runner)
+def test_run_goes_on_after_an_error_with_its_hooks_once(
+        broken: tuple[Runner, Watch]) -> None:
+    runner, watch = broken
     watch.after_train(runner)
     runner.train()
     assert not hooked(runner.model) and diversity(runner).tap is None
