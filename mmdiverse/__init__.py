@@ -2,17 +2,18 @@
 
 Importing the package checks the host packages and mends what current torch, setuptools and
 transformers broke in them (:mod:`mmdiverse.compat`). It imports no model, loss or hook: the
-registries find those when a config names them.
+registries find those when a config names them, and :func:`audit` when it is called.
 """
 from __future__ import annotations
 
 import re
 from importlib import import_module
 from importlib.util import find_spec
+from typing import Any
 
 from mmdiverse.version import __version__
 
-__all__ = ['__version__']
+__all__ = ['__version__', 'audit']
 
 # Module: the oldest supported version, and the first one that is not.
 HOST_VERSIONS = {
@@ -64,6 +65,12 @@ def _check_pkg_resources(mmengine_version: str) -> None:
     if needed and find_spec('pkg_resources') is None:
         raise ImportError(f"MMEngine {mmengine_version} imports pkg_resources, which setuptools 82 "
                           f"removed and this environment lacks: pip install 'setuptools<81'")
+
+
+def __getattr__(name: str) -> Any:
+    if name == 'audit':
+        return import_module('mmdiverse.evaluation.audit').audit
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
 
 
 check_hosts()

@@ -21,7 +21,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from .attention import GramFunction, map_gram_of_maps, softmax_maps
+from .attention import GramFunction, entropy, map_gram_of_maps, softmax_maps
 from .precision import at_least_float32
 
 #: A vector of a norm up to this counts as zero, and its direction as zero instead of NaN.
@@ -90,6 +90,18 @@ class Record:
         """The vectors as tensors ``(B_i, M, D)`` that make up the batch, where no copy is due."""
         return [self.vectors()]
 
+    def select(self, items: slice | Tensor) -> 'Record':
+        """Some items of the batch.
+
+        Args:
+            items (slice | Tensor): Which; as a tensor, ``(B,)`` of bool.
+        """
+        part = self._map(lambda tensor: tensor[items])
+        # What was computed already need not be again.
+        kept = {'gram', 'centred_gram', '_unit_vectors'} & self.__dict__.keys()
+        part.__dict__.update({name: self.__dict__[name][items] for name in kept})
+        return part
+
     def detach(self) -> 'Record':
         """The same vectors without gradient."""
         return self._map(Tensor.detach)
@@ -114,6 +126,24 @@ class Record:
     @cached_property
     def _unit_vectors(self) -> Tensor:
         return self.vectors() * self._inverse_norms
+
+    @cached_property
+    def centred_gram(self) -> Tensor:
+        r"""Inner products :math:`(x_i - \bar x) \cdot (x_j - \bar x)`, ``(B, M, M)``."""
+        centred = self.vectors() - self.vectors().mean(1, keepdim=True)
+        return centred @ centred.mT
+
+    @cached_property
+    def gram(self) -> Tensor:
+        r"""Inner products of the vectors as they are, :math:`x_i \cdot x_j`, ``(B, M, M)``."""
+        # From the centred ones, because the other way round digits are lost.
+        mean = self.vectors().mean(1, keepdim=True)
+        offsets = (self.vectors() - mean / 2) @ mean.mT
+        return self.centred_gram + offsets + offsets.mT
+
+    @cached_property
+    def _cosines(self) -> Tensor:
+        return self.gram * self._inverse_norms * self._inverse_norms.mT
 
     def inverse_norms(self) -> Tensor:
         r"""What makes a direction of each vector.
@@ -154,8 +184,12 @@ class Record:
         Returns:
             Tensor: ``(B,)``.
         """
+        _, num, dim = self.shape
+        smaller = smaller and dim < num
+        if normalize and not smaller and not torch.is_grad_enabled():
+            return function(self._cosines, *items)  # for several measures of one record
         x = self.unit_vectors() if normalize else self.vectors()
-        return function(x.mT @ x if smaller and x.size(2) < x.size(1) else x @ x.mT, *items)
+        return function(x.mT @ x if smaller else x @ x.mT, *items)
 
     def map_cross_gram(self, other: 'Record', function: GramFunction, normalize: bool = True
                        ) -> Tensor:
@@ -226,6 +260,16 @@ class HeadRecord(Record):
         super().__init__(layer)
         self._heads = at_least_float32(heads)
 
+    @property
+    def heads(self) -> Tensor:
+        """Not flattened, ``(B, H, N, d)``."""
+        return self._heads
+
+    @property
+    def num_tokens(self) -> int:
+        """``N``, prefix tokens included."""
+        return self._heads.size(2)
+
     @cached_property
     def _vectors(self) -> Tensor:
         return self._heads.flatten(2)
@@ -256,12 +300,18 @@ class AttentionRecord(Record):
         k (Tensor, optional): Keys ``(B, H, N, d)``.
         scale (float, optional): Factor ``s`` of the scores.
 
+    Attributes:
+        num_prefix (int): Rows and columns in front that belong to no patch.
+        grid (tuple[int, int] | None): Height and width of the patches, where they are known.
+
     Raises:
         ValueError: If neither maps nor queries and keys are given.
     """
 
     level = 'attention'
     prefers_gram = True
+    num_prefix = 0
+    grid: tuple[int, int] | None = None
 
     def __init__(self,
                  layer: int | str = -1,
@@ -280,6 +330,34 @@ class AttentionRecord(Record):
         if self._maps is not None:
             return at_least_float32(self._maps)
         return softmax_maps(at_least_float32(self._q), at_least_float32(self._k), self._scale)
+
+    @property
+    def num_tokens(self) -> int:
+        """``N``, prefix tokens included."""
+        return self._given.size(2)
+
+    @cached_property
+    def positive_maps(self) -> Tensor:
+        """The maps, with what was rounded to zero a little above it, so that it has a logarithm."""
+        return self.maps.clamp_min(torch.finfo(self.maps.dtype).tiny)
+
+    @cached_property
+    def entropies(self) -> Tensor:
+        """Mean entropy of the rows of each map in nats, ``(B, H)``."""
+        return entropy(self.positive_maps.flatten(2)) / self.num_tokens
+
+    def stored(self) -> 'AttentionRecord':
+        """The same record with :attr:`positive_maps` at hand, for measures that all need them."""
+        maps, smallest = self.maps, torch.finfo(self.dtype).tiny
+        # What was given belongs to the model.
+        maps = maps.clamp_min(smallest) if self._q is None else maps.clamp_min_(smallest)
+        record = self._like(AttentionRecord(self.layer, maps=maps))
+        record.positive_maps = maps
+        return record
+
+    def _like(self, record: 'AttentionRecord') -> 'AttentionRecord':
+        record.num_prefix, record.grid = self.num_prefix, self.grid
+        return record
 
     @property
     def _given(self) -> Tensor:
@@ -302,9 +380,9 @@ class AttentionRecord(Record):
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> 'AttentionRecord':
         if self._q is None:
-            return AttentionRecord(self.layer, maps=function(self._maps))
-        return AttentionRecord(self.layer, q=function(self._q), k=function(self._k),
-                               scale=self._scale)
+            return self._like(AttentionRecord(self.layer, maps=function(self._maps)))
+        return self._like(AttentionRecord(self.layer, q=function(self._q), k=function(self._k),
+                                          scale=self._scale))
 
     def map_gram(self, function: GramFunction, *items: Tensor, normalize: bool = True,
                  smaller: bool = False) -> Tensor:

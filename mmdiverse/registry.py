@@ -40,6 +40,7 @@ class ScopedRegistry(Registry):
 
 HOOKS = ScopedRegistry(host.HOOKS, ['mmdiverse.hooks'])
 MODELS = ScopedRegistry(host.MODELS, ['mmdiverse.mixing'])
+METRICS = ScopedRegistry(host.METRICS, ['mmdiverse.evaluation'])
 DATASETS = ScopedRegistry(host.DATASETS, ['mmdiverse.datasets'])
 BATCH_AUGMENTS = ScopedRegistry(host.BATCH_AUGMENTS, ['mmdiverse.mixing'])
 OPTIM_WRAPPERS = ScopedRegistry(host.OPTIM_WRAPPERS, ['mmdiverse.optim'])

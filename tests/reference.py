@@ -4,7 +4,8 @@ Functions take the rows of one item of a batch, ``(M, D)``, and return a scalar 
 follow, unless they say otherwise.
 """
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import permutations
 
 import numpy as np
 import torch
@@ -205,3 +206,125 @@ def mixing_cross_entropy(logits: Tensor, label: int, mix_label: int, share: floa
         target = share * (on if c == label else off) + (1 - share) * (on if c == mix_label else off)
         loss = loss - target * probabilities[c].log()
     return loss
+
+
+# Measures. All give float64, without gradient.
+
+
+def number(value: float) -> Tensor:
+    return torch.tensor(value, dtype=torch.float64)
+
+
+def entropy(shares: Sequence[float], base: float = math.e) -> float:
+    """-sum of p log p; 0 log 0 is 0."""
+    return -sum(share * math.log(share, base) for share in shares if share > 0)
+
+
+def of_pairs(function: Callable[[Tensor, Tensor], float], parts: Sequence[Tensor]) -> Tensor:
+    """A function of every two of several tensors, ``(L, L)``."""
+    return torch.tensor([[float(function(a, b)) for b in parts] for a in parts],
+                        dtype=torch.float64)
+
+
+def effective_rank(rows: Tensor) -> Tensor:
+    """exp(entropy) of the singular values over their sum; 0 where all are 0."""
+    singular = np.linalg.svd(rows.numpy(), compute_uv=False)
+    if not singular.any():
+        return number(0.)
+    return number(math.exp(entropy([value / sum(singular) for value in singular])))
+
+
+def ridge_error(rows: Tensor, ridge: float) -> Tensor:
+    """Mean over rows of the squared error of the regression on all others / squared length."""
+    rows = rows.numpy()
+    penalty, errors = ridge * np.mean([row @ row for row in rows]), []
+    for i, row in enumerate(rows):
+        if not row.any():
+            errors.append(0.)
+            continue
+        others = np.array([other for j, other in enumerate(rows) if j != i])
+        normal = others @ others.T + penalty * np.eye(len(others))
+        left = row - others.T @ np.linalg.solve(normal, others @ row)
+        errors.append(left @ left / (row @ row))
+    return number(np.mean(errors))
+
+
+def same_token_cosine(first: Tensor, second: Tensor) -> float:
+    """Mean over i of the cosine of row i of one layer and row i of another."""
+    return float(mean([(unit(a) * unit(b)).sum() for a, b in zip(first, second, strict=True)]))
+
+
+def unbiased_hsic(first: Tensor, second: Tensor) -> float:
+    """The three sums of Song et al. over two Gram matrices without their diagonals."""
+    num = len(first)
+    k, m = (gram(rows, normalize=False).fill_diagonal_(0).tolist() for rows in (first, second))
+    indices = range(num)
+    trace = sum(k[i][j] * m[j][i] for i in indices for j in indices)
+    sums = sum(sum(row) for row in k) * sum(sum(row) for row in m)
+    chain = sum(k[i][j] * m[j][q] for i in indices for j in indices for q in indices)
+    return (trace + sums / ((num - 1) * (num - 2)) - 2 * chain / (num - 2)) / (num * (num - 3))
+
+
+def hsic_of_quadruples(first: Tensor, second: Tensor) -> float:
+    """Mean of k_ij m_ij + k_ij m_qr - 2 k_ij m_iq over all four different indices i, j, q, r."""
+    k, m = (gram(rows, normalize=False).tolist() for rows in (first, second))
+    values = [k[i][j] * (m[i][j] + m[q][r] - 2 * m[i][q])
+              for i, j, q, r in permutations(range(len(first)), 4)]
+    return sum(values) / len(values)
+
+
+def alignment(terms: Tensor) -> Tensor:
+    """Each entry over the roots of the two of the diagonal that it belongs to, ``(L, L)``."""
+    return torch.tensor([[float(terms[a, b]) / math.sqrt(float(terms[a, a]) * float(terms[b, b]))
+                          for b in range(len(terms))] for a in range(len(terms))],
+                        dtype=torch.float64)
+
+
+def jensen_shannon(first: Tensor, second: Tensor) -> float:
+    """Mean over the rows of two maps of H((p + q) / 2) - (H(p) + H(q)) / 2 in bits."""
+    values = []
+    for p, q in zip(first.tolist(), second.tolist()):
+        middle = [(a + b) / 2 for a, b in zip(p, q)]
+        values.append(entropy(middle, 2) - (entropy(p, 2) + entropy(q, 2)) / 2)
+    return sum(values) / len(values)
+
+
+def attention_entropy(maps: Tensor) -> Tensor:
+    """Of each map, the mean entropy of its rows / log N, ``(H,)``."""
+    return torch.stack([number(sum(entropy(row) for row in rows) / len(rows) / math.log(len(rows)))
+                        for rows in maps.tolist()])
+
+
+def mean_attention_distance(maps: Tensor, num_prefix: int, grid: tuple[int, int]) -> Tensor:
+    """Of each map, the mean over patches of the distance to where they attend, ``(H,)``."""
+    places = [(y, x) for y in range(grid[0]) for x in range(grid[1])]
+    result = []
+    for rows in maps.tolist():
+        distances = []
+        for here, row in zip(places, rows[num_prefix:], strict=True):
+            far = [math.dist(here, there) for there in places]
+            seen = row[num_prefix:]
+            distances.append(sum(a * d for a, d in zip(seen, far, strict=True)) / sum(seen))
+        result.append(number(sum(distances) / len(distances)))
+    return torch.stack(result)
+
+
+def pca_energy(rows: Tensor) -> Tensor:
+    """Shares of the squared singular values of the centred matrix, added up, ``(min(M, D),)``."""
+    rows = rows.numpy()
+    center = sum(rows) / len(rows)
+    squares = np.linalg.svd(np.array([row - center for row in rows]), compute_uv=False)**2
+    return torch.stack([number(sum(squares[:k + 1]) / sum(squares)) for k in range(len(squares))])
+
+
+def stable_rank(rows: Tensor) -> Tensor:
+    """Sum of the squared entries / largest squared singular value."""
+    squares = sum(value**2 for row in rows.tolist() for value in row)
+    return number(squares / np.linalg.svd(rows.numpy(), compute_uv=False)[0]**2)
+
+
+def largest_cosine(rows: Tensor) -> Tensor:
+    """Mean over rows of the largest absolute cosine with another."""
+    units = directions(rows)
+    return mean([max((a * b).sum().abs() for j, b in enumerate(units) if j != i)
+                 for i, a in enumerate(units)])

@@ -21,6 +21,8 @@ from ..config import is_diversified, plain_twin
 from .redundancy import measure_redundancy
 
 ARMS = ('plain', 'diverse')
+#: One for each level; weights are the query, key and value matrices.
+MEASURES = ('token_cosine_absolute', 'head_cosine', 'neuron_cosine_mean')
 RESULT = 'result.json'
 
 
@@ -41,8 +43,8 @@ def compare(cfg: Config, work_dir: str | Path, seeds: Sequence[int]) -> list[dic
         list[dict]: The result of each run; after Ctrl-C, of those that have ended. ``arm``,
         ``seed``, ``accuracy`` (percent, after the last epoch), ``metric`` (its name),
         ``accuracy_per_epoch``, ``loss_per_epoch`` (training, without diversity terms),
-        ``seconds_per_epoch`` (median, training only) and a list over blocks for each measure of
-        :func:`~mmdiverse.evaluation.redundancy.measure_redundancy`.
+        ``seconds_per_epoch`` (median, training only) and a list over blocks for each of
+        :data:`MEASURES`.
 
     Raises:
         ValueError: If the config is not diversified or does not count epochs, or the folder holds
@@ -127,7 +129,7 @@ def _train(cfg: Config, arm: str, seed: int, folder: Path, progress: Progress,
     runner = _quiet_runner(cfg)
     runner.register_hook(progress, priority='VERY_LOW')
     runner.train()
-    redundancy = measure_redundancy(runner.model, runner.val_dataloader)
+    redundancy = measure_redundancy(runner.model, runner.val_dataloader, MEASURES)
     scalars = runner.message_hub.log_scalars
     metric = next(name for name in scalars
                   if name.startswith('val/') and not name.endswith('time'))

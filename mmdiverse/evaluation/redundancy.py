@@ -1,69 +1,451 @@
-"""How alike a model's tokens, heads and weight rows are."""
-from collections import defaultdict
-from collections.abc import Iterable
+"""Measures of redundancy of a model at work: their means over all images it sees."""
+import itertools
+import math
+import statistics
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
-from torch import nn
+from mmengine.dist import all_reduce
+from torch import Tensor, nn
 
-from ..losses import mean_cosine
-from ..records import LEVELS, Record
+from ..losses.base import off_diagonal
+from ..measures import Measure, find_measures
+from ..records import Record, TokenRecord
 from ..taps import build_tap
+from ..taps.base import EMBED, Layer, Weights
 
-#: Name of the measure of each level.
-MEASURES = {'patch': 'token_cosine', 'attention': 'head_cosine', 'weight': 'weight_cosine'}
-#: What a tap captures for the two levels that take a forward pass.
-SOURCES = {'patch': 'patch', 'attention': 'maps'}
+#: Entries of maps or Gram matrices that are worked on at a time: on a CPU few enough for its cache.
+CPU_BUDGET, GPU_BUDGET = 2**20, 2**26
+
+#: Of each matrix a value for every block.
+MatrixValues = dict[str, list[Tensor]]
+#: Of a measure: for every layer, for every pair of layers, or for every matrix.
+Values = list[Tensor] | Tensor | MatrixValues
+
+
+class RunningMean:
+    """The mean over images, of which the last can be taken back.
+
+    Distributed samplers repeat images, so that all processes have equally many: at most the last
+    of each process.
+
+    Args:
+        start (Tensor | float): Zero, of the shape of an entry where it is known.
+    """
+
+    def __init__(self, start: Tensor | float = 0.) -> None:
+        self._total = start
+        self._last: Tensor | float = 0.
+        self.count = 0
+
+    def add(self, rows: Tensor) -> None:
+        """Count images.
+
+        Args:
+            rows (Tensor): ``(B, ...)``, one entry for each.
+        """
+        if not len(rows):
+            return
+        rows = rows.double()
+        self._total = self._total + self._last + rows[:-1].sum(0)
+        self._last = rows[-1]
+        self.count += len(rows)
+
+    def drop_last(self) -> None:
+        """Take the last image back."""
+        self._last = torch.zeros_like(self._last)
+        self.count -= 1
+
+    def mean(self) -> Tensor:
+        """The mean over the images of all processes."""
+        total = (self._total + self._last).double()
+        count = torch.tensor(float(self.count), dtype=torch.float64, device=total.device)
+        all_reduce(total)
+        all_reduce(count)
+        return total / count
+
+
+class RedundancyMeter:
+    """Measures a backbone in every forward pass that it makes within :meth:`measuring`.
+
+    Memory does not grow with the number of images. Values do not depend on how images are batched
+    or shared out to processes, but for the rounding of the model itself.
+
+    Args:
+        backbone (nn.Module): One that a tap knows.
+        measures (Sequence[str] | str): Names in :data:`mmdiverse.measures.MEASURES`, or ``'all'``.
+        matrices (Sequence[str]): At weight level, among ``q``, ``k``, ``v``, ``proj``, ``fc1`` and
+            ``fc2``. Defaults to the first three, as in a diversity term.
+        embed (bool): Whether measures of tokens start with the input of the first block. Defaults
+            to False.
+
+    Attributes:
+        measures (list[Measure]): Those of these names.
+        tap (Tap): What reads the backbone.
+        images (int): How many were measured, in this process.
+
+    Raises:
+        TypeError: If ``measures`` is no list of names.
+        ValueError: If a name is unknown, no tap knows the backbone, or it lacks what is measured.
+    """
+
+    def __init__(self, backbone: nn.Module, measures: Sequence[str] | str = 'all',
+                 matrices: Sequence[str] = Weights().matrices, embed: bool = False) -> None:
+        self.measures = find_measures(measures)
+        self.tap = build_tap(backbone)
+        self.matrices = tuple(matrices)
+        self.tap.check_weights(Weights(self.matrices))
+        self._embed = [EMBED] if embed else []
+        self._active = False
+        self._subsample: Sequence[bool] | None = None
+        self.reset()
+        requests = {(measure.captured, layer) for measure in self.measures
+                    if measure.captured != 'weight' for layer in self.layers(measure)}
+        self.tap.attach(requests)
+        self._handles = [
+            self.tap.backbone.register_forward_pre_hook(self._before_forward),
+            self.tap.backbone.register_forward_hook(self._after_forward, always_call=True),
+        ] if requests else []
+
+    def layers(self, measure: Measure) -> list[Layer]:
+        """The layers that a measure looks at."""
+        blocks: list[Layer] = list(range(len(self.tap.blocks)))
+        return self._embed + blocks if measure.captured == 'patch' else blocks
+
+    def reset(self) -> None:
+        """Forget all images."""
+        self.images = 0
+        self._last_chosen = True
+        self._means: dict[tuple[str, Layer | None], RunningMean] = {}
+        self._rows: dict[tuple[str, Layer | None], list[Tensor]] = {}
+
+    def detach(self) -> None:
+        """Remove every hook from the backbone."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+        self.tap.detach()
+
+    @contextmanager
+    def measuring(self, subsample: Sequence[bool] | None = None) -> Iterator[None]:
+        """Measure the forward passes within the ``with`` block.
+
+        Args:
+            subsample (Sequence[bool], optional): Which images of the batch the dear measures look
+                at. Defaults to all.
+        """
+        self.start(subsample)
+        try:
+            yield
+        finally:
+            self.stop()
+
+    def start(self, subsample: Sequence[bool] | None = None) -> None:
+        """Measure every forward pass from now on; see :meth:`measuring`."""
+        self._active, self._subsample = True, subsample
+
+    def stop(self) -> None:
+        """Measure no more."""
+        self._active = False
+
+    def drop_last(self) -> None:
+        """Take the last image back."""
+        self.images -= 1
+        subsampled = {measure.name for measure in self.measures if measure.subsampled}
+        for (name, _), mean in self._means.items():
+            if self._last_chosen or name not in subsampled:
+                mean.drop_last()
+
+    def compute(self) -> dict[str, Values]:
+        """The values of all measures, over the images of all processes.
+
+        Returns:
+            dict[str, Tensor | list[Tensor] | dict[str, list[Tensor]]]: By name of the measure, in
+            float64 on the CPU. At weight level, what :meth:`measure_weights` gives; of axis
+            ``'layer pair'`` a tensor ``(L, L)``; otherwise for each of :meth:`layers` a tensor,
+            with no dimension, ``(H,)`` or ``(H, H)``, as the axis says. NaN where a measure is not
+            defined.
+
+        Raises:
+            RuntimeError: If no image was measured.
+        """
+        values: dict[str, Values] = {}
+        at_work = [measure for measure in self.measures if measure.captured != 'weight']
+        images = torch.tensor(self.images)
+        all_reduce(images)
+        if at_work and not images:
+            raise RuntimeError('no image was measured: no forward pass of the backbone '
+                               f'({type(self.tap.backbone).__name__}) was seen')
+        for measure in at_work:
+            if measure.axis == 'layer pair':
+                values[measure.name] = self._finish(measure, None)
+            else:
+                values[measure.name] = [self._finish(measure, layer)
+                                        for layer in self.layers(measure)]
+        weights = self.measure_weights()
+        return {measure.name: {**values, **weights}[measure.name] for measure in self.measures}
+
+    def _finish(self, measure: Measure, layer: Layer | None) -> Tensor:
+        """The value of a measure in a layer."""
+        mean = self._means.get((measure.name, layer))
+        if mean is None:  # this process saw no image that the measure looks at
+            heads = self.tap.count_heads(layer) if measure.level == 'attention' else 0
+            layers = len(self.layers(measure))
+            shape = {'layer': (), 'head': (heads, ), 'head pair': (heads, heads),
+                     'layer pair': (layers, layers)}[measure.axis]
+            mean = RunningMean(next(self.tap.backbone.parameters()).new_zeros(shape))
+        value = mean.mean()
+        return (value if measure.finish is None else measure.finish(value)).cpu()
+
+    @torch.no_grad()
+    def measure_weights(self, matrices: Sequence[str] | None = None, per_head: bool = False
+                        ) -> dict[str, MatrixValues]:
+        """The values of all measures at weight level, which take no images.
+
+        Args:
+            matrices (Sequence[str], optional): Defaults to those of the meter.
+            per_head (bool): Whether the share of each head is a matrix of its own. Defaults to
+                False.
+
+        Returns:
+            dict[str, dict[str, list[Tensor]]]: By name of measure and matrix, for each block a
+            tensor, in float64 on the CPU; its first dimension are the heads if ``per_head``, and
+            its last the components where the axis says so.
+
+        Raises:
+            RuntimeError: If a weight is sharded away.
+            ValueError: If ``per_head`` and heads do not share a matrix.
+        """
+        measures = [measure for measure in self.measures if measure.captured == 'weight']
+        matrices = tuple(matrices or self.matrices)
+        self.tap.check_weights(Weights(matrices, per_head=per_head))
+        values = {measure.name: {matrix: [] for matrix in matrices} for measure in measures}
+        device = next(self.tap.backbone.parameters()).device
+        for matrix in matrices if measures else ():
+            for layer in range(len(self.tap.blocks)):
+                record, = self.tap.records('weight', layer, Weights((matrix, ), per_head=per_head))
+                for measure in measures:
+                    with torch.autocast(device.type, enabled=False):
+                        value = measure.function(record).double().cpu()
+                    values[measure.name][matrix].append(value if per_head else value[0])
+                self.tap.clear()
+        return values
+
+    def _before_forward(self, backbone: nn.Module, args: tuple) -> None:
+        if self._active:
+            self.tap.start()
+
+    def _after_forward(self, backbone: nn.Module, args: tuple, output: Any) -> None:
+        if not self.tap.stop():
+            return
+        try:
+            if output is not None:
+                self._measure(args[0])
+        finally:
+            self.tap.clear()
+
+    @torch.compiler.disable
+    @torch.no_grad()
+    def _measure(self, inputs: Tensor) -> None:
+        self._rows.clear()  # of a batch that failed
+        # Records are made as the model works, and measured in full precision.
+        for measure in self.measures:
+            for layer in self.layers(measure) if measure.captured != 'weight' else ():
+                self.tap.records(measure.captured, layer)
+        with torch.autocast(inputs.device.type, enabled=False):
+            self._measure_tokens(len(inputs))
+            self._measure_heads('maps', inputs)
+            self._measure_heads('outputs', inputs)
+        for key, rows in self._rows.items():
+            self._means.setdefault(key, RunningMean()).add(torch.cat(rows))
+        self._rows.clear()
+        self._last_chosen = self._subsample is None or bool(self._subsample[-1])
+        self.images += len(inputs)
+
+    def _measure_tokens(self, count: int) -> None:
+        measures = [measure for measure in self.measures if measure.captured == 'patch']
+        if not measures:
+            return
+        records = [self.tap.records('patch', layer)[0] for layer in self.layers(measures[0])]
+        for images in _slices(count, sum(record.shape[1]**2 for record in records),
+                              records[0].device):
+            parts: list[Record] = []
+            # Layers of one shape together: small operations cost their start.
+            for _, group in itertools.groupby(records, lambda record: record.shape):
+                layers = list(group)
+                joined = TokenRecord(torch.cat([record.vectors()[images] for record in layers]))
+                size = joined.shape[0] // len(layers)
+                for measure in measures:
+                    chosen = self._choose(measure, images)
+                    if measure.axis == 'layer' and chosen is not None:
+                        part = joined if all(chosen) else joined.select(
+                            torch.tensor(chosen, dtype=torch.bool).repeat(len(layers)))
+                        for record, rows in zip(layers, measure.function(part).chunk(len(layers))):
+                            self._add(measure, record.layer, rows)
+                parts += [joined.select(slice(start, start + size))
+                          for start in range(0, joined.shape[0], size)]
+            for measure in measures:
+                if measure.axis == 'layer pair':
+                    self._add(measure, None, measure.function(parts))
+
+    def _measure_heads(self, captured: str, inputs: Tensor) -> None:
+        measures = [measure for measure in self.measures if measure.captured == captured]
+        for layer in self.layers(measures[0]) if measures else ():
+            record, = self.tap.records(captured, layer)
+            # Windows of one image are items of the batch, one after the other.
+            items = record.shape[0] // len(inputs)
+            if any(measure.name == 'mean_attention_distance' for measure in measures):
+                # A window is square.
+                record.grid = find_grid(record.num_tokens - record.num_prefix,
+                                        (1, 1) if items > 1 else inputs.shape[-2:])
+            entries = items * record.shape[1] * record.num_tokens**2
+            for images in _slices(len(inputs), entries, inputs.device):
+                part = record.select(slice(images.start * items, images.stop * items))
+                part = part.stored() if captured == 'maps' else part
+                for measure in measures:
+                    chosen = self._choose(measure, images)
+                    if chosen is None:
+                        continue
+                    own = part if all(chosen) else part.select(
+                        torch.tensor(chosen, dtype=torch.bool).repeat_interleave(items))
+                    rows = measure.function(own)
+                    self._add(measure, layer, rows if items == 1 else
+                              rows.unflatten(0, (-1, items)).mean(1))
+
+    def _choose(self, measure: Measure, images: slice) -> Sequence[bool] | None:
+        """Which of some images a measure looks at; None for none of them."""
+        if not measure.subsampled or self._subsample is None:
+            return [True]
+        chosen = self._subsample[images]
+        return chosen if any(chosen) else None
+
+    def _add(self, measure: Measure, layer: Layer | None, rows: Tensor) -> None:
+        self._rows.setdefault((measure.name, layer), []).append(rows)
+
+
+def _slices(count: int, entries: int, device: torch.device) -> Iterator[slice]:
+    """Images by as many as have few entries in all."""
+    size = max(1, (CPU_BUDGET if device.type == 'cpu' else GPU_BUDGET) // entries)
+    for start in range(0, count, size):
+        yield slice(start, min(start + size, count))
+
+
+def find_grid(num_patches: int, image_size: Sequence[int]) -> tuple[int, int]:
+    """Height and width of the grid of square patches that an image is cut into.
+
+    Args:
+        num_patches (int): How many there are.
+        image_size (Sequence[int]): Height and width of the image in pixels.
+
+    Raises:
+        ValueError: If there is no such grid.
+    """
+    height, width = image_size
+    side = math.sqrt(height * width / num_patches)
+    grid = round(height / side), round(width / side)
+    if grid[0] * grid[1] != num_patches:
+        raise ValueError(f'{num_patches} patches are no grid of square ones on an image of '
+                         f'{height} x {width} pixels; leave `mean_attention_distance` out of '
+                         '`measures`')
+    return grid
+
+
+def summarize(measure: Measure, values: Values) -> list[float]:
+    """One number for each layer.
+
+    Heads and matrices are averaged, pairs of different heads too; of pairs of layers those of
+    neighbours are taken, and of a curve of energies the value at a quarter of the components.
+
+    Args:
+        measure (Measure): What was measured.
+        values (Tensor | list[Tensor] | dict[str, list[Tensor]]): From
+            :meth:`RedundancyMeter.compute`.
+
+    Returns:
+        list[float]: One for each layer, of pairs of layers one less. NaN where it is not defined.
+    """
+    if measure.axis == 'layer pair':
+        return values.diagonal(1).tolist()
+    if measure.axis == 'head pair':
+        return [off_diagonal(value[None]).mean().item() for value in values]
+    if measure.captured == 'weight':
+        of_matrices = [[quarter_energy(value) for value in layers] if measure.axis == 'component'
+                       else [value.item() for value in layers] for layers in values.values()]
+        return [statistics.fmean(layer) for layer in zip(*of_matrices)]
+    return [value.mean().item() for value in values]
+
+
+def name_summaries(meter: RedundancyMeter, per_layer: bool = True) -> dict[str, float]:
+    """What :func:`summarize` gives for all measures of a meter, with names for logs.
+
+    Args:
+        meter (RedundancyMeter): After at least one image, unless it measures weights alone.
+        per_layer (bool): Whether each layer is named too. Defaults to True.
+
+    Returns:
+        dict[str, float]: ``'<measure>'``, the mean over layers, and ``'<measure>/<layer>'``, where
+        the layer is ``'embed'``, ``'block_0'`` and so on, or ``'block_0-1'`` for neighbours. What
+        is not defined is left out.
+
+    Raises:
+        RuntimeError: If no image was measured.
+    """
+    values = meter.compute()
+    named = {}
+    for measure in meter.measures:
+        layers = meter.layers(measure)
+        names = [layer if layer == EMBED else f'block_{layer}' for layer in layers]
+        if measure.axis == 'layer pair':
+            names = [f'{name}-{layer}' for name, layer in zip(names, layers[1:])]
+        summary = summarize(measure, values[measure.name])
+        known = {name: value for name, value in zip(names, summary) if not math.isnan(value)}
+        if known:
+            named[measure.name] = statistics.fmean(known.values())
+        if per_layer:
+            named.update({f'{measure.name}/{name}': value for name, value in known.items()})
+    return named
+
+
+def quarter_energy(energy: Tensor) -> float:
+    """Share of the energy in the first quarter of the components.
+
+    Args:
+        energy (Tensor): Of the first k components, ``(K,)``.
+
+    Returns:
+        float: In [0, 1]; a quarter where no component stands out. Lower is more diverse.
+    """
+    return energy[math.ceil(len(energy) / 4) - 1].item()
 
 
 @torch.no_grad()
-def measure_redundancy(model: nn.Module, batches: Iterable[dict]) -> dict[str, list[float]]:
-    r"""Mean absolute cosine between different vectors, per level and block.
-
-    .. math:: \frac{1}{M (M - 1)} \sum_{i \ne j} |\hat x_i \cdot \hat x_j|
-
-    - ``token_cosine``: patch tokens at the output of a block;
-    - ``head_cosine``: flattened attention maps of its heads, in a Swin within each window;
-    - ``weight_cosine``: rows of its query, key and value matrices, averaged over the three.
+def measure_redundancy(model: nn.Module, batches: Iterable[dict],
+                       measures: Sequence[str] | str) -> dict[str, list[float]]:
+    """Measure a classifier over batches of images.
 
     Args:
         model (nn.Module): A classifier with a ``backbone`` that a tap knows. It is left in
             evaluation mode.
-        batches (Iterable[dict]): What a data loader gives; tokens and heads are averaged over all
-            images.
+        batches (Iterable[dict]): What a data loader gives.
+        measures (Sequence[str] | str): Names in :data:`mmdiverse.measures.MEASURES`, or ``'all'``.
 
     Returns:
-        dict[str, list[float]]: For each measure a value in [0, 1] per block; lower is more
-        diverse. NaN where a block has a single head.
+        dict[str, list[float]]: For each measure what :func:`summarize` gives.
 
     Raises:
-        ValueError: If no tap knows the backbone, or there is no batch.
+        TypeError: If ``measures`` is no list of names.
+        ValueError: If a name is unknown or no tap knows the backbone.
+        RuntimeError: If there is no batch.
     """
     model.eval()
-    tap = build_tap(model.backbone)
-    blocks = range(len(tap.blocks))
-    sums: dict[tuple[str, int], float] = defaultdict(float)
-    images = 0
-    tap.attach((source, layer) for source in SOURCES.values() for layer in blocks)
+    meter = RedundancyMeter(model.backbone, measures)
     try:
-        for data in batches:
-            batch = model.data_preprocessor(data, False)
-            count = len(batch['inputs'])
-            images += count
-            with tap.recording():
-                model(**batch, mode='tensor')
-                for level, source in SOURCES.items():
-                    for layer in blocks:
-                        sums[level, layer] += count * _similarity(tap.records(source, layer))
-        if not images:
-            raise ValueError('measure_redundancy needs at least one batch, but got none')
-        for layer in blocks:
-            sums['weight', layer] = images * _similarity(tap.records('weight', layer))
+        with meter.measuring():
+            for data in batches:
+                model(**model.data_preprocessor(data, False), mode='tensor')
+        values = meter.compute()
     finally:
-        tap.detach()
-    return {MEASURES[level]: [sums[level, layer] / images for layer in blocks] for level in LEVELS}
-
-
-def _similarity(records: list[Record]) -> float:
-    if records[0].shape[1] < 2:
-        return float('nan')
-    return float(torch.cat([mean_cosine(record, 'absolute') for record in records]).mean())
+        meter.detach()
+    return {measure.name: summarize(measure, values[measure.name]) for measure in meter.measures}

@@ -4,7 +4,7 @@ from torch import Tensor
 
 from ..records import Record
 from ..registry import LOSSES
-from .base import DiversityLoss, check_choice, off_diagonal
+from .base import DiversityLoss, check_choice
 
 FORMS = ('signed', 'absolute', 'squared')
 
@@ -37,8 +37,14 @@ def mean_cosine(record: Record, form: str = 'squared', diagonal: bool = False) -
     """
     num, dim = record.shape[1:]
     if record.prefers_gram or form == 'absolute' or (form == 'squared' and num <= dim):
-        return record.map_gram(lambda cosines: _reduce(
-            cosines.flatten(1) if diagonal else off_diagonal(cosines), form).mean(-1))
+        def of_gram(cosines: Tensor) -> Tensor:
+            reduced = _reduce(cosines, form)
+            total = reduced.sum((-2, -1))
+            if diagonal:
+                return total / num**2
+            # Taken off afterwards: to leave the diagonal out would be a copy.
+            return (total - reduced.diagonal(dim1=-2, dim2=-1).sum(-1)) / (num * (num - 1))
+        return record.map_gram(of_gram)
     if form == 'signed':
         total = num**2 * record.mean_direction().square().sum(-1)
     else:

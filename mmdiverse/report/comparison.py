@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 Result = dict[str, Any]
 
 #: Measure of redundancy and how it is called in table and picture.
-MEASURES = {'token_cosine': 'token similarity', 'head_cosine': 'head similarity',
-            'weight_cosine': 'weight similarity'}
+MEASURES = {'token_cosine_absolute': 'token similarity', 'head_cosine': 'head similarity',
+            'neuron_cosine_mean': 'weight similarity'}
 COLOURS = {'plain': '#7f7f7f', 'diverse': '#0072b2'}
 
 

@@ -310,7 +310,9 @@ class Tap:
             return TokenRecord(captured, layer, self.num_prefix)
         block = self.blocks[layer]
         if source == 'maps':
-            return self.attention_record(block, captured, layer)
+            record = self.attention_record(block, captured, layer)
+            record.num_prefix = self.num_prefix
+            return record
         num_heads = self.count_heads(layer)
         if source == 'values':
             return HeadRecord(split_heads(captured, num_heads)[2], layer)

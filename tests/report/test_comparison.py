@@ -8,7 +8,7 @@ from mmdiverse.report.comparison import complete_pairs, format_table, plot_compa
 def result(arm: str, seed: int, accuracy: float) -> dict:
     return dict(arm=arm, seed=seed, metric='accuracy/top1', accuracy=accuracy,
                 accuracy_per_epoch=[50., accuracy], loss_per_epoch=[2., 1.], seconds_per_epoch=1.5,
-                token_cosine=[.2, .4], head_cosine=[.5, .5], weight_cosine=[.1, .3])
+                token_cosine_absolute=[.2, .4], head_cosine=[.5, .5], neuron_cosine_mean=[.1, .3])
 
 
 RESULTS = [result('plain', 0, 90.), result('diverse', 0, 91.),

@@ -1,0 +1,304 @@
+"""The assessment of one or several models, head to toe: every measure over a set of images."""
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from ..datasets.audit_images import build_loader, open_images
+from ..taps import build_tap
+from .measurement import ProgressLine, describe_machine
+from .model_loading import LoadedModel, load_model
+from .redundancy import RedundancyMeter, Values, find_grid, quarter_energy, summarize
+
+#: What names a model: see :func:`~mmdiverse.evaluation.model_loading.load_model`. With a
+#: checkpoint, a pair of both.
+ModelLike = str | Path | Config | nn.Module | LoadedModel
+#: Matrices whose shares belong to heads.
+HEAD_MATRICES = ('q', 'k', 'v', 'proj')
+#: Points of a curve of energies, at equal shares of the components.
+CURVE = 64
+#: Images whose attention is kept to be looked at.
+NUM_EXAMPLES = 3
+
+
+@dataclass
+class Example:
+    """Attention of a model to one image.
+
+    Attributes:
+        name (str): Of the image.
+        pixels (Tensor): ``(H, W, 3)``, RGB in uint8, as the model sees it.
+        maps (dict[int, Tensor]): By block, ``(heads, h, w)`` over the grid of patches: how the
+            class token attends or, where there is none, the mean over all patches. Rows sum to
+            at most 1. Blocks with several windows are left out.
+    """
+
+    name: str
+    pixels: Tensor
+    maps: dict[int, Tensor] = field(default_factory=dict)
+
+
+@dataclass
+class ModelAudit:
+    """What was measured of one model.
+
+    Attributes:
+        name (str): Short name.
+        facts (dict): Source, checkpoint, backbone, sizes.
+        layers (dict[str, list]): Of each measure, the layers that its values belong to.
+        values (dict): Of each measure, what :meth:`RedundancyMeter.compute` gives; curves of
+            energies at :data:`CURVE` shares of the components.
+        per_head (dict[str, dict[str, list[Tensor]]]): Of each measure at weight level and each
+            matrix that heads share, ``(H,)`` for every block.
+        summary (dict[str, list[float]]): One number for each layer.
+        examples (list[Example]): Attention to a few images.
+    """
+
+    name: str
+    facts: dict[str, Any]
+    layers: dict[str, list[int | str]]
+    values: dict[str, Values]
+    per_head: dict[str, dict[str, list[Tensor]]]
+    summary: dict[str, list[float]]
+    examples: list[Example]
+
+
+@dataclass
+class Audit:
+    """What was measured of all models.
+
+    Attributes:
+        models (list[ModelAudit]): In the order given.
+        images (dict): ``source``; how many were ``asked`` for, ``measured`` and ``subsampled``
+            for the dear measures; ``unreadable``, a list of names with reasons; and whether it
+            was ``interrupted``.
+        machine (dict): Machine and versions.
+    """
+
+    models: list[ModelAudit]
+    images: dict[str, Any]
+    machine: dict[str, Any]
+
+
+def audit(models: ModelLike | Sequence[ModelLike | tuple[ModelLike, str | Path | None]],
+          images: str | Path | None = None, out_dir: str | Path | None = None, *,
+          num_images: int = 1000, num_subsampled: int = 32, batch_size: int = 16,
+          num_workers: int = 2, device: str | torch.device | None = None,
+          names: Sequence[str] | None = None, measures: Sequence[str] | str = 'all') -> Audit:
+    """Measure how redundant vision transformers are, at all levels.
+
+    All models see the same images, batch by batch. Ctrl-C ends it after the batch at hand, and
+    what was seen until then is what comes back. Nothing depends on the batch size or the number
+    of workers, but for the rounding of the model.
+
+    Args:
+        models: One model or several, each a config, its path, a work dir, a name of MMPretrain's
+            zoo, ``timm:NAME`` or a classifier, see
+            :func:`~mmdiverse.evaluation.model_loading.load_model`; or a pair of that and a
+            checkpoint.
+        images (str | Path, optional): A folder, ``'photos'`` or ``'digits'``. Defaults to
+            ``'digits'`` for models whose config is tested on them and to ``'photos'`` for others.
+        out_dir (str | Path, optional): Folder for the report: ``audit.html``, ``audit.json``,
+            ``audit.csv``, ``figures/`` and ``diversity_<model>.py``. Defaults to none.
+        num_images (int): Take at most so many, evenly spaced over a folder. Defaults to 1000.
+        num_subsampled (int): Of these, evenly spaced, for measures too dear for all: those with an
+            eigen-decomposition, and the CKA of head outputs. Defaults to 32.
+        batch_size (int): Images at a time. Defaults to 16.
+        num_workers (int): Processes that load images. Defaults to 2.
+        device (str | torch.device, optional): Defaults to a GPU where there is one.
+        names (Sequence[str], optional): Of the models, instead of those that they suggest.
+        measures (Sequence[str] | str): Names in :data:`mmdiverse.measures.MEASURES`. Defaults to
+            ``'all'``.
+
+    Returns:
+        Audit: Everything that was measured.
+
+    Raises:
+        TypeError: If ``measures`` is no list of names.
+        ValueError: If a model cannot be found, is no vision transformer that a tap knows, or its
+            checkpoint does not fit; if there are no images, none can be read, or a number is below
+            1; or a name is unknown.
+        OSError: If a file cannot be read, or the folder not be written.
+        KeyboardInterrupt: If it was interrupted before the first image.
+    """
+    from ..report.audit import check_out_dir, write_report
+
+    for key, number in (('num_images', num_images), ('num_subsampled', num_subsampled),
+                        ('batch_size', batch_size), ('num_workers', num_workers + 1)):
+        if number < 1:
+            raise ValueError(f'`{key}` is too small: {number - (key == "num_workers")}')
+    if out_dir is not None:
+        check_out_dir(out_dir)  # before hours of work
+    device = torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
+    loaded = _load_models(models, names, device)
+    if images is None:
+        images = 'digits' if all(model.digits for model in loaded) else 'photos'
+    with ExitStack() as stack:
+        meters = []
+        for model in loaded:
+            tap = build_tap(model.model.backbone)
+            meter = RedundancyMeter(model.model.backbone, measures, tuple(tap.points.matrices),
+                                    embed=True)
+            stack.callback(meter.detach)
+            meters.append(meter)
+        loaders = [build_loader(open_images(images, model.pipeline, num_images), batch_size,
+                                num_workers) for model in loaded]
+        seen, examples = _measure(loaded, meters, loaders, device, num_subsampled)
+        result = Audit([_collect(*parts) for parts in zip(loaded, meters, examples)],
+                       dict(source=str(images), **seen), describe_machine(device))
+    if out_dir is not None:
+        write_report(result, out_dir)
+    return result
+
+
+def _load_models(models: Any, names: Sequence[str] | None, device: torch.device
+                 ) -> list[LoadedModel]:
+    if isinstance(models, (str, Path, Config, nn.Module, LoadedModel)) or (
+            isinstance(models, tuple) and len(models) == 2):
+        models = [models]
+    models = list(models)
+    if not models or names is not None and len(names) != len(models):
+        raise ValueError(f'expected at least one model and as many `names`, but got {len(models)} '
+                         f'models and names {names}')
+    loaded = []
+    for index, model in enumerate(models):
+        name = names[index] if names else None
+        source, checkpoint = model if isinstance(model, tuple) else (model, None)
+        loaded.append(source if isinstance(source, LoadedModel) else
+                      load_model(source, checkpoint, device, name))
+    if len({model.name for model in loaded}) < len(loaded):
+        raise ValueError(f'models share a name: {[model.name for model in loaded]}; give them '
+                         '`names` (--names)')
+    return loaded
+
+
+@torch.no_grad()
+def _measure(models: Sequence[LoadedModel], meters: Sequence[RedundancyMeter],
+             loaders: Sequence[DataLoader], device: torch.device, num_subsampled: int
+             ) -> tuple[dict[str, Any], list[list[Example]]]:
+    """Run all models over their images, batch by batch."""
+    count = len(loaders[0].dataset)
+    chosen = {index * count // num_subsampled for index in range(num_subsampled)} \
+        if num_subsampled < count else set(range(count))
+    seen = dict(asked=count, measured=0, subsampled=0, unreadable=[], interrupted=False)
+    examples: list[list[Example]] = [[] for _ in models]
+    progress = ProgressLine(count * len(models))
+    progress.start('loading images')
+    with _ctrl_c_noted() as interrupted:
+        for batches in zip(*loaders):
+            for batch, model, meter, kept in zip(batches, models, meters, examples):
+                inputs, indices = batch['inputs'], batch['indices']
+                subsample = [index in chosen for index in indices]
+                progress.start(f'{model.name}: {meter.images}/{count} images')
+                if indices:
+                    data = model.model.data_preprocessor(dict(inputs=inputs), False)
+                    with meter.measuring(subsample):
+                        model.model.backbone(data['inputs'])
+                    if not kept:
+                        names = [loaders[0].dataset.names[index] for index in indices]
+                        kept += _look(model.model, inputs[:NUM_EXAMPLES], names)
+                progress.advance(len(indices) + len(batch['unreadable']))
+            seen['measured'] += len(indices)
+            seen['subsampled'] += sum(subsample)
+            seen['unreadable'] += [dict(name=image.name, reason=image.reason)
+                                   for image in batch['unreadable']]
+            if interrupted:
+                seen['interrupted'] = seen['measured'] + len(seen['unreadable']) < count
+                break
+    progress.end()
+    if not seen['measured']:
+        if interrupted:
+            raise KeyboardInterrupt
+        raise ValueError('--images: none of the images can be read, for example '
+                         '{name}: {reason}'.format(**seen['unreadable'][0]))
+    return seen, examples
+
+
+@contextmanager
+def _ctrl_c_noted() -> Iterator[list[bool]]:
+    """Note the first Ctrl-C, so that work may end where its results are whole; let a second end it.
+
+    Yields:
+        list[bool]: Empty until then.
+    """
+    noted: list[bool] = []
+    if threading.current_thread() is not threading.main_thread():  # which alone gets signals
+        yield noted
+        return
+
+    def note(number: int, frame: Any) -> None:
+        noted.append(True)
+        signal.signal(signal.SIGINT, before)
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield noted
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _look(model: nn.Module, images: Tensor | list[Tensor], names: Sequence[str]) -> list[Example]:
+    """How a model attends to a few images ``(B, C, H, W)``."""
+    inputs = model.data_preprocessor(dict(inputs=images), False)['inputs']
+    tap = build_tap(model.backbone)
+    blocks = range(len(tap.blocks))
+    tap.attach(('maps', layer) for layer in blocks)
+    try:
+        with tap.recording():
+            model.backbone(inputs)
+            records = [tap.records('maps', layer)[0] for layer in blocks]
+            maps = {record.layer: _attention_to_patches(record.maps, tap.num_prefix,
+                                                        inputs.shape[-2:])
+                    for record in records if len(record.maps) == len(inputs)}
+    finally:
+        tap.detach()
+    return [Example(name, pixels.flip(0).permute(1, 2, 0).cpu(),
+                    {layer: attention[index] for layer, attention in maps.items()})
+            for index, (name, pixels) in enumerate(zip(names, images))]
+
+
+def _attention_to_patches(maps: Tensor, num_prefix: int, image_size: Sequence[int]) -> Tensor:
+    """``(B, H, h, w)``: by the class token, or on average by the patches where there is none."""
+    attention = maps[:, :, 0] if num_prefix else maps.mean(2)
+    return attention[..., num_prefix:].unflatten(
+        -1, find_grid(maps.size(-1) - num_prefix, image_size)).cpu().clone()  # not the whole maps
+
+
+def _collect(model: LoadedModel, meter: RedundancyMeter, examples: list[Example]) -> ModelAudit:
+    values = meter.compute()
+    tap = meter.tap
+    blocks = range(len(tap.blocks))
+    per_head = meter.measure_weights([name for name in HEAD_MATRICES if name in meter.matrices],
+                                     per_head=True)
+    summary, layers = {}, {}
+    for measure in meter.measures:
+        name = measure.name
+        summary[name] = summarize(measure, values[name])
+        layers[name] = meter.layers(measure)
+        if measure.axis == 'component':
+            values[name] = {matrix: [_curve(energy) for energy in curves]
+                            for matrix, curves in values[name].items()}
+            per_head[name] = {matrix: [torch.tensor([quarter_energy(head) for head in heads])
+                                       for heads in curves]
+                              for matrix, curves in per_head[name].items()}
+    facts = dict(source=model.source, checkpoint=model.checkpoint,
+                 backbone=type(getattr(tap.backbone, 'timm_model', tap.backbone)).__name__,
+                 num_blocks=len(blocks), num_heads=[tap.count_heads(layer) for layer in blocks],
+                 num_prefix=tap.num_prefix, matrices=list(meter.matrices),
+                 num_parameters=sum(p.numel() for p in tap.backbone.parameters()),
+                 image_size=list(examples[0].pixels.shape[:2]))
+    return ModelAudit(model.name, facts, layers, values, per_head, summary, examples)
+
+
+def _curve(energy: Tensor) -> Tensor:
+    """The energies at :data:`CURVE` equal shares of the components."""
+    places = (torch.arange(1, CURVE + 1) * len(energy) / CURVE).ceil().long() - 1
+    return energy[places]

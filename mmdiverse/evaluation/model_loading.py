@@ -1,0 +1,326 @@
+"""A vision transformer with its weights, from whatever names it, and what its images go through."""
+import difflib
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import timm
+import torch
+from mmengine.config import Config
+from mmengine.logging import MMLogger
+from mmengine.registry import DefaultScope
+from mmengine.runner import CheckpointLoader
+from mmengine.utils import to_2tuple
+from mmpretrain import list_models
+from mmpretrain.apis.model import ModelHub
+from mmpretrain.models.classifiers import BaseClassifier
+from mmpretrain.registry import MODELS
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from timm.data import resolve_data_config
+from timm.models import clean_state_dict
+from torch import Tensor, nn
+
+from ..config import load_config
+from ..taps import build_tap
+
+TIMM = 'timm:'
+#: What `checkpoint` says of a model that came with its weights.
+AS_GIVEN = 'as given'
+
+# Not OpenCV, which fills the missing part of a truncated file with grey and says nothing.
+LOAD = dict(type='LoadImageFromFile', imdecode_backend='pillow')
+PACK = dict(type='PackInputs')
+RESIZING = {'Resize', 'ResizeEdge', 'CenterCrop', 'EfficientNetCenterCrop'}
+
+#: At most so many keys are named of a checkpoint that does not fit.
+NAMED = 4
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A classifier, where it came from, and what its images go through.
+
+    Attributes:
+        name (str): Short name for tables.
+        source (str): What was asked for.
+        checkpoint (str, optional): Where its weights are from; None for random initial weights.
+        model (nn.Module): MMPretrain classifier in evaluation mode, on the device. Only weights of
+            its backbone are loaded.
+        pipeline (list[dict]): MMPretrain transforms. The first loads ``img_path``, with Pillow;
+            without it, the others take a BGR ``img`` in uint8. The last is ``PackInputs``.
+        digits (bool): Whether its config is tested on :class:`mmdiverse.datasets.Digits`.
+    """
+
+    name: str
+    source: str
+    checkpoint: str | None
+    model: nn.Module
+    pipeline: list[dict]
+    digits: bool
+
+
+def load_model(model: str | Path | Config | nn.Module, checkpoint: str | Path | None = None,
+               device: str | torch.device = 'cpu', name: str | None = None) -> LoadedModel:
+    """Load a classifier whose backbone a tap knows.
+
+    Args:
+        model (str | Path | Config | nn.Module): A config, its path, or ``package::path``; the work
+            dir of a run; a name of MMPretrain's model zoo; ``timm:NAME``; or a classifier.
+        checkpoint (str | Path, optional): Path or URL of a checkpoint with MMPretrain's keys, for
+            ``timm:NAME`` with timm's. Defaults to the last checkpoint of a work dir, the released
+            weights of a zoo or timm name, the weights of a classifier as they are, and for a config
+            to initial weights, the same at each call.
+        device (str | torch.device): Where the model goes. Defaults to ``'cpu'``.
+        name (str, optional): Instead of the name that ``model`` suggests.
+
+    Raises:
+        ValueError: If there is no such model, no tap knows its backbone, it has no weights, or
+            those of the checkpoint do not fit every parameter of the backbone.
+        OSError: If a file cannot be read, or weights cannot be downloaded.
+    """
+    # Of the CPU alone, where models are built; fork_rng would otherwise look after every GPU.
+    with _quiet_hosts(), DefaultScope.overwrite_default_scope('mmpretrain'), \
+            torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        if isinstance(model, nn.Module):
+            classifier, cfg, suggested = model, {}, type(model).__name__
+            source = suggested
+        else:
+            suggested, source, config, checkpoint = _find_config(model, checkpoint)
+            cfg = config.to_dict()
+            classifier = _build(cfg, source)
+        if not isinstance(classifier, BaseClassifier) or not hasattr(classifier, 'backbone'):
+            raise _no_classifier(source, type(classifier).__name__)
+        build_tap(classifier.backbone)  # before weights are read or even downloaded
+        if source.startswith(TIMM):
+            checkpoint = _load_timm_weights(classifier.backbone.timm_model, source, checkpoint)
+        elif checkpoint is not None:
+            state = {key.removeprefix('backbone.'): value
+                     for key, value in _read_state(checkpoint).items()
+                     if key.startswith('backbone.')}
+            _load_weights(classifier.backbone, state, source, checkpoint)
+        elif isinstance(model, nn.Module):
+            checkpoint = AS_GIVEN
+        elif _starts_pretrained(cfg['model']):
+            raise ValueError(f'{source} starts from pretrained weights (`init_cfg` or `pretrained` '
+                             'in `model`), so it has no initial ones of its own; give a checkpoint')
+        else:
+            classifier.init_weights()
+    classifier.to(device)
+    classifier.eval()
+    dataset = _test_dataset(cfg)
+    return LoadedModel(
+        name or suggested, source, None if checkpoint is None else str(checkpoint), classifier,
+        _make_pipeline(dataset, _image_size(classifier.backbone)),
+        _kind(dataset) == 'Digits')
+
+
+@contextmanager
+def _quiet_hosts() -> Iterator[None]:
+    """Keep the hosts from logging every parameter that they initialize."""
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _find_config(model: str | Path | Config, checkpoint: str | Path | None
+                 ) -> tuple[str, str, Config, str | Path | None]:
+    """The name, the source, the config and the checkpoint that a name stands for."""
+    if isinstance(model, Config):
+        source = model.filename or 'config'
+        return Path(source).stem, source, model, checkpoint
+    source = str(model)
+    if source.startswith(TIMM):
+        return source.removeprefix(TIMM), source, _timm_config(source, checkpoint), checkpoint
+    if Path(source).is_dir():
+        cfg, checkpoint = _read_work_dir(Path(source), checkpoint)
+        return Path(source).resolve().name, source, cfg, checkpoint
+    if '::' in source or Path(source).suffix in ('.py', '.json', '.yml', '.yaml'):
+        return Path(source).stem, source, load_config(source), checkpoint
+    zoo = list_models()
+    if source.lower() not in zoo:
+        raise ValueError(
+            f'there is no model {source!r}{_similar(source.lower(), zoo)}: expected the path of a '
+            "config (.py), 'package::path', the work dir of a run, a name of MMPretrain's model "
+            f"zoo, or '{TIMM}NAME'")
+    entry = ModelHub.get(source)
+    if checkpoint is None and not entry.weights:
+        raise ValueError(f'MMPretrain has released no weights of {source}; give a checkpoint')
+    return source, source, entry.config, checkpoint or entry.weights
+
+
+def _similar(name: str, names: list[str]) -> str:
+    found = difflib.get_close_matches(name, names)
+    return f' (similar: {", ".join(found)})' if found else ''
+
+
+def _read_work_dir(folder: Path, checkpoint: str | Path | None) -> tuple[Config, str | Path]:
+    configs = sorted(folder.glob('*.py'), key=lambda path: path.stat().st_mtime)
+    if not configs:
+        raise FileNotFoundError(f'{folder} is no work dir of a run: it holds no config (*.py)')
+    if checkpoint is None:
+        note = folder / 'last_checkpoint'
+        checkpoint = note.read_text().strip() if note.is_file() else None
+        if not checkpoint:
+            raise FileNotFoundError(f'{note}, which names the last checkpoint of the run, is '
+                                    'missing or empty; give a checkpoint')
+        # The note may be relative to where the run was started, and the folder have been moved.
+        here = folder / Path(checkpoint).name
+        checkpoint = here if here.is_file() else checkpoint
+    return Config.fromfile(configs[-1]), checkpoint
+
+
+def _timm_config(source: str, checkpoint: str | Path | None) -> Config:
+    """The config of a timm model that is not loaded yet, with its own preparation of images."""
+    name = source.removeprefix(TIMM)
+    if not timm.is_model(name):
+        raise ValueError(f'timm has no model {name!r}{_similar(name, timm.list_models())}')
+    if checkpoint is None and not timm.is_model_pretrained(name):
+        raise ValueError(f'timm has no weights of {name!r}'
+                         f'{_similar(name, timm.list_pretrained())}; give a checkpoint')
+    try:
+        data = resolve_data_config(pretrained_cfg=timm.get_pretrained_cfg(name).to_dict())
+    except RuntimeError as error:  # the part after the dot is unknown
+        raise ValueError(f'timm has no model {name!r}: {error}') from error
+    fit = _fit(data['input_size'][1:], data['crop_pct'], data['interpolation'],
+               data['crop_mode'] == 'squash')
+    return Config(dict(
+        model=dict(type='ImageClassifier',
+                   backbone=dict(type='TIMMBackbone', model_name=name),
+                   data_preprocessor=dict(mean=[255 * value for value in data['mean']],
+                                          std=[255 * value for value in data['std']],
+                                          to_rgb=True)),
+        test_dataloader=dict(dataset=dict(pipeline=[*fit, PACK]))))
+
+
+def _build(cfg: dict, source: str) -> nn.Module:
+    model = cfg.get('model') or {}
+    if 'backbone' not in model:  # said before a language model is built
+        raise _no_classifier(source, _kind(model) or 'config without `model`')
+    return MODELS.build({'data_preprocessor': cfg.get('data_preprocessor'), **deepcopy(model)})
+
+
+def _no_classifier(source: str, got: str) -> ValueError:
+    return ValueError(f'the audit reads image classifiers of MMPretrain with a `backbone`, but '
+                      f'{source} is a {got}')
+
+
+def _starts_pretrained(model: Any) -> bool:
+    if isinstance(model, dict):
+        return _kind(model) in ('Pretrained', 'PretrainedInit') or bool(model.get('pretrained')) \
+            or _starts_pretrained(list(model.values()))
+    return isinstance(model, (list, tuple)) and any(map(_starts_pretrained, model))
+
+
+def _load_timm_weights(model: nn.Module, source: str, checkpoint: str | Path | None) -> str | Path:
+    """Load weights with timm's keys into a timm model without its head."""
+    name = source.removeprefix(TIMM)
+    try:
+        whole = timm.create_model(name, pretrained=checkpoint is None).state_dict()
+    except OSError as error:
+        raise OSError(f'the weights of {source} could not be downloaded: {error} Give a '
+                      'checkpoint') from error
+    state = whole if checkpoint is None else _read_state(checkpoint)
+    head = whole.keys() - model.state_dict().keys()
+    released = model.pretrained_cfg
+    checkpoint = checkpoint or f'timm/{released["architecture"]}.{released["tag"]}'
+    _load_weights(model, {key: value for key, value in state.items() if key not in head}, source,
+                  checkpoint)
+    return checkpoint
+
+
+def _read_state(checkpoint: str | Path) -> dict[str, Tensor]:
+    name, path = str(checkpoint), Path(checkpoint).expanduser()
+    if '://' not in name and not path.is_file():
+        raise FileNotFoundError(f'there is no checkpoint {name}')
+    try:
+        state = load_file(path) if path.suffix == '.safetensors' else \
+            CheckpointLoader.load_checkpoint(name, map_location='cpu')
+    except OSError as error:
+        raise OSError(f'the checkpoint {name} could not be loaded: {error}') from error
+    except (RuntimeError, UnpicklingError, SafetensorError) as error:
+        raise ValueError(f'the checkpoint {name} could not be loaded: {error}') from error
+    for key in ('state_dict', 'model'):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    if not isinstance(state, dict):
+        raise ValueError(f'{name} is no checkpoint: expected a dict of tensors, but got a '
+                         f'{type(state).__name__}')
+    return clean_state_dict(state)
+
+
+def _load_weights(module: nn.Module, state: dict[str, Tensor], source: str,
+                  checkpoint: str | Path) -> None:
+    """Load a state dict that must hold every parameter of a module and nothing else."""
+    try:
+        keys = module.load_state_dict(state, strict=False)
+        # A buffer can be missing: MMPretrain makes the index of a resized window anew.
+        parameters = {name for name, _ in module.named_parameters()}
+        misfits = [f'missing {key}' for key in keys.missing_keys if key in parameters]
+        misfits += [f'unexpected {key}' for key in keys.unexpected_keys]
+    except Exception as error:  # of torch, with a line per wrong shape, or of a host's hook
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or ['']
+        misfits = lines[1:] if lines[0].startswith('Error(s) in loading') else \
+            [f'{type(error).__name__}: {lines[0]}']
+    if misfits:
+        own = module.state_dict()
+        fits = sum(key in own and getattr(value, 'shape', None) == own[key].shape
+                   for key, value in state.items())
+        more = f' and {len(misfits) - NAMED} more' * (len(misfits) > NAMED)
+        raise ValueError(
+            f'{checkpoint} does not fit {source}, is it a checkpoint for another architecture? '
+            f'{fits} of the {len(own)} keys of {type(module).__name__} fit; '
+            f'{"; ".join(misfits[:NAMED])}{more}')
+
+
+def _test_dataset(cfg: dict) -> dict:
+    """The config of the data set that a model is tested on, without its wrappers."""
+    loader = cfg.get('test_dataloader') or cfg.get('val_dataloader') or {}
+    dataset = loader.get('dataset') or {}
+    while 'pipeline' not in dataset and (dataset.get('dataset') or dataset.get('datasets')):
+        dataset = dataset.get('dataset') or dataset['datasets'][0]
+    return dataset
+
+
+def _kind(config: dict) -> str:
+    """The name of a type without its scope, also of one that is given as a class."""
+    kind = config.get('type', '')
+    return getattr(kind, '__name__', str(kind)).replace('/', '.').rpartition('.')[-1]
+
+
+def _image_size(backbone: nn.Module) -> tuple[int, int]:
+    embedding = getattr(getattr(backbone, 'timm_model', backbone), 'patch_embed', None)
+    return to_2tuple(getattr(embedding, 'init_input_size', None) or
+                     getattr(embedding, 'img_size', None) or 224)
+
+
+def _fit(size: tuple[int, int], crop: float = 1., interpolation: str = 'bicubic',
+         squash: bool = False) -> list[dict]:
+    """Transforms to the middle of an image, of which the share ``crop`` of each side is kept."""
+    height, width = size
+    scale = int(width / crop), int(height / crop)
+    resize = dict(type='Resize', scale=scale) if squash or height != width else \
+        dict(type='ResizeEdge', scale=scale[0], edge='short')
+    return [dict(resize, backend='pillow', interpolation=interpolation),
+            dict(type='CenterCrop', crop_size=(width, height))]
+
+
+def _make_pipeline(dataset: dict, size: tuple[int, int]) -> list[dict]:
+    pipeline = dataset.get('pipeline') or []
+    if not pipeline or _kind(pipeline[-1]) != 'PackInputs':  # for another task, or none
+        pipeline = []
+    pipeline = [transform for transform in pipeline
+                if _kind(transform) not in ('LoadImageFromFile', 'PackInputs')]
+    if not any(_kind(transform) in RESIZING for transform in pipeline):
+        pipeline += _fit(size)
+    return [LOAD, *pipeline, PACK]

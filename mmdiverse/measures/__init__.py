@@ -1,0 +1,155 @@
+"""Measures of redundancy, each defined once: functions of the records that losses see too."""
+from functools import partial
+
+from ..losses import mean_cosine
+from .base import Measure
+from .heads import (
+    attention_entropy,
+    head_cosine,
+    head_jensen_shannon,
+    head_output_cka_terms,
+    mean_attention_distance,
+)
+from .layers import cross_layer_cosine, linear_cka, linear_cka_terms
+from .tokens import RIDGE, effective_rank, rank_collapse_residual, ridge_error
+from .weights import (
+    eigenvalue_spread,
+    neuron_cosine_max,
+    neuron_cosine_mean,
+    pca_energy,
+    stable_rank,
+)
+
+__all__ = [
+    'MEASURES', 'Measure', 'attention_entropy', 'cross_layer_cosine', 'effective_rank',
+    'eigenvalue_spread', 'find_measures', 'head_cosine', 'head_jensen_shannon',
+    'head_output_cka_terms', 'linear_cka', 'linear_cka_terms', 'mean_attention_distance',
+    'neuron_cosine_max', 'neuron_cosine_mean', 'pca_energy', 'rank_collapse_residual',
+    'ridge_error', 'stable_rank',
+]
+
+CHEN = 'Chen et al., CVPR 2022 (arXiv 2203.06345)'
+KORNBLITH = 'Kornblith et al., ICML 2019 (arXiv 1905.00414)'
+CLARK = 'Clark et al., BlackboxNLP 2019 (arXiv 1906.04341)'
+
+_token = partial(Measure, level='patch', captured='patch', axis='layer')
+_layers = partial(Measure, level='patch', captured='patch', axis='layer pair')
+_head = partial(Measure, level='attention', captured='maps', axis='head')
+_heads = partial(Measure, level='attention', captured='maps', axis='head pair')
+_matrix = partial(Measure, level='weight', captured='weight', axis='matrix')
+
+#: All measures by name.
+MEASURES: dict[str, Measure] = {measure.name: measure for measure in (
+    _token(
+        'token_cosine_absolute', 'token cosine, absolute', partial(mean_cosine, form='absolute'),
+        formula='mean of |cos(x_i, x_j)| over patch tokens i ≠ j',
+        range='0 to 1', diverse='lower', source=CHEN),
+    _token(
+        'token_cosine_signed', 'token cosine, signed', partial(mean_cosine, form='signed'),
+        formula='mean of cos(x_i, x_j) over patch tokens i ≠ j',
+        range='−1 to 1', diverse='lower', source=CHEN),
+    _token(
+        'token_cosine_squared', 'token cosine, squared', partial(mean_cosine, form='squared'),
+        formula='mean of cos(x_i, x_j)² over patch tokens i ≠ j',
+        range='0 to 1', diverse='lower', source=CHEN),
+    _token(
+        'rank_collapse_residual', 'rank-collapse residual', rank_collapse_residual,
+        formula='‖X − 1 mean(X)ᵀ‖ / ‖X‖ of the patch tokens X',
+        range='0 (all tokens equal) to 1', diverse='higher',
+        source='Dong et al., ICML 2021 (arXiv 2103.03404), in the Frobenius norm'),
+    _token(
+        'effective_rank', 'effective rank of tokens', effective_rank,
+        formula='exp(− sum of p_k log p_k), p_k = σ_k / (sum of all σ), σ the singular values of '
+                'the patch tokens',
+        range='1 to the lesser of tokens and channels', diverse='higher',
+        source='Roy and Vetterli, EUSIPCO 2007', subsampled=True),
+    _token(
+        'ridge_error', 'ridge reconstruction error of tokens', ridge_error,
+        formula='mean over patch tokens i of ‖x_i − X₋ᵢᵀ w_i‖² / ‖x_i‖², w_i from ridge regression '
+                f'on all other tokens with penalty λ = {RIDGE:g} × mean of ‖x_j‖²',
+        range='0 (combinations of each other) to 1 (orthogonal)', diverse='higher',
+        source='ridge regression, leave-one-out identities', subsampled=True),
+    _layers(
+        'cross_layer_cosine', 'same token in two layers, cosine', cross_layer_cosine,
+        formula='mean over patch tokens i of cos(x_i in one layer, x_i in another)',
+        range='−1 to 1', diverse='lower', source='Gong et al., 2021 (arXiv 2104.12753)'),
+    _layers(
+        'linear_cka', 'linear CKA between layers', linear_cka_terms, finish=linear_cka,
+        formula='mean HSIC(K, L) / √(mean HSIC(K, K) × mean HSIC(L, L)), K and L the Gram matrices '
+                'of the patch tokens of an image in two layers; HSIC unbiased, minibatch: the '
+                'tokens of one image',
+        range='about 0 to 1 (alike up to rotation and scale)', diverse='lower',
+        source=f'{KORNBLITH}; minibatch form: Nguyen et al., ICLR 2021 (arXiv 2010.15327)'),
+    _heads(
+        'head_cosine', 'head cosine', head_cosine,
+        formula='⟨A_h, A_l⟩ / (‖A_h‖ ‖A_l‖) of the attention maps of two heads; in a Swin, mean '
+                'over windows',
+        range='0 to 1', diverse='lower', source=CHEN),
+    _heads(
+        'head_jensen_shannon', 'Jensen-Shannon divergence of heads', head_jensen_shannon,
+        formula='H((a_h + a_l) / 2) − (H(a_h) + H(a_l)) / 2 of the rows a of the maps of two '
+                'heads, mean over rows; H is the entropy in bits',
+        range='0 (heads agree) to 1 bit', diverse='higher',
+        source=f'Lin, IEEE Trans. Inf. Theory 1991; between heads: {CLARK}'),
+    Measure(
+        'head_output_cka', 'linear CKA of head outputs', head_output_cka_terms, finish=linear_cka,
+        level='attention', captured='outputs', axis='head pair',
+        formula='linear CKA, as between layers, of what two heads give to the projection, prefix '
+                'tokens included',
+        range='about 0 to 1', diverse='lower', source=KORNBLITH, subsampled=True),
+    _head(
+        'attention_entropy', 'attention entropy', attention_entropy,
+        formula='(− sum over j of a_ij log a_ij) / log N, mean over the rows i of a map of '
+                'N tokens',
+        range='0 (each attends to one token) to 1 (to all alike)', diverse='neither',
+        source=f'{CLARK}, there not divided'),
+    _head(
+        'mean_attention_distance', 'mean attention distance', mean_attention_distance,
+        formula='(sum over j of a_ij d_ij) / (sum over j of a_ij), mean over i; i and j are '
+                'patches, d_ij their distance in the grid, in a Swin in that of the window',
+        range='0 to the diagonal of the grid, in sides of a patch of that layer',
+        diverse='neither',
+        source='Dosovitskiy et al., ICLR 2021 (arXiv 2010.11929), there in pixels'),
+    _matrix(
+        'pca_energy', 'PCA energy', pca_energy, axis='component',
+        formula='(sum of the first k of σ²) / (sum of all σ²), σ the singular values of the '
+                'matrix less its mean row',
+        range='0 to 1, over k', diverse='lower', source='principal component analysis of the rows'),
+    _matrix(
+        'stable_rank', 'stable rank', stable_rank, formula='‖W‖² (Frobenius) / σ₁²',
+        range='1 to the lesser of rows and columns', diverse='higher',
+        source='Rudelson and Vershynin, J. ACM 2007'),
+    _matrix(
+        'eigenvalue_spread', 'eigenvalue spread', eigenvalue_spread,
+        formula='(λ_max − λ_min)² of W Wᵀ', range='0 or more', diverse='lower', source=CHEN),
+    _matrix(
+        'neuron_cosine_mean', 'neuron cosine, mean', neuron_cosine_mean,
+        formula='mean of |cos(w_i, w_j)| over rows i ≠ j', range='0 to 1', diverse='lower',
+        source='the absolute cosine of tokens, of rows'),
+    _matrix(
+        'neuron_cosine_max', 'neuron cosine, maximum', neuron_cosine_max,
+        formula='mean over rows i of the maximum over j ≠ i of |cos(w_i, w_j)|',
+        range='0 to 1 (every neuron has a twin)', diverse='lower',
+        source='the absolute cosine of tokens, of rows'),
+)}
+
+
+def find_measures(names: object) -> list[Measure]:
+    """The measures of some names.
+
+    Args:
+        names (Sequence[str] | str): Names, or ``'all'``.
+
+    Raises:
+        TypeError: If ``names`` is no list of strings.
+        ValueError: If a name is unknown, twice there, or there is none.
+    """
+    if names == 'all':
+        return list(MEASURES.values())
+    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+        raise TypeError(f"`measures` must be 'all' or a list of names, but got {names!r}")
+    unknown = [name for name in names if name not in MEASURES]
+    if unknown or not names or len(set(names)) < len(names):
+        raise ValueError(f'`measures` must hold different names among {list(MEASURES)}, but got '
+                         f'{list(names)}')
+    return [MEASURES[name] for name in names]

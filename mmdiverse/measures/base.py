@@ -1,0 +1,45 @@
+"""What a measure of redundancy is."""
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+#: What one value of a measure belongs to, for every layer: the layer itself, each of its heads,
+#: each pair of its heads, a matrix of weights, or its components; or each pair of layers.
+AXES = ('layer', 'head', 'head pair', 'matrix', 'component', 'layer pair')
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A number, or several, that say how redundant a part of a network is.
+
+    Attributes:
+        name (str): In configs, logs and files.
+        title (str): In words.
+        level (str): ``'patch'``, ``'attention'`` or ``'weight'``.
+        axis (str): One of :data:`AXES`.
+        function (Callable): From a record of ``B`` items to ``(B, ...)``; of axis
+            ``'layer pair'``, from the records of all layers to ``(B, L, L)``.
+        formula (str): The definition, for pages without mathematical type.
+        range (str): Values and unit.
+        diverse (str): ``'lower'`` or ``'higher'``, which is more diverse, or ``'neither'``.
+        source (str): Where it comes from.
+        captured (str): What a tap captures for it: ``'patch'``, ``'maps'``, ``'outputs'``, or
+            ``'weight'``, which takes no forward pass.
+        subsampled (bool): Whether it is too dear for every image, because it takes an
+            eigen-decomposition or the like: an audit takes a part of the images.
+        finish (Callable, optional): From the mean over all images to the value.
+    """
+
+    name: str
+    title: str
+    function: Callable[..., Tensor]
+    level: str
+    captured: str
+    axis: str
+    formula: str
+    range: str
+    diverse: str
+    source: str
+    subsampled: bool = False
+    finish: Callable[[Tensor], Tensor] | None = None

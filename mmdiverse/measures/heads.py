@@ -1,0 +1,135 @@
+"""How alike the heads of a layer are, and how they attend."""
+import math
+from functools import lru_cache
+
+import torch
+from torch import Tensor, nn
+
+from ..attention import entropy
+from ..records import AttentionRecord, HeadRecord, TokenRecord, cosines
+from .layers import unbiased_hsic
+
+#: A token that attends to all patches together by less than this attends to none.
+NO_ATTENTION = 1e-30
+
+
+def head_cosine(record: AttentionRecord) -> Tensor:
+    r"""Cosine between the attention maps of every two heads.
+
+    .. math:: C_{hl} = \frac{\langle A_h, A_l \rangle}{\lVert A_h \rVert \lVert A_l \rVert}
+
+    Args:
+        record (AttentionRecord): ``(B, H, N^2)``.
+
+    Returns:
+        Tensor: ``(B, H, H)``, in [0, 1], because maps are not negative; 1 on the diagonal. Lower
+        is more diverse.
+
+    Source: Chen et al., CVPR 2022 (arXiv 2203.06345), attention level.
+    """
+    maps = record.vectors()
+    return cosines(maps @ maps.mT)
+
+
+def head_jensen_shannon(record: AttentionRecord) -> Tensor:
+    r"""Jensen-Shannon divergence between every two heads, mean over the rows of their maps.
+
+    .. math:: J_{hl} = \frac1N \sum_i \mathcal H\Bigl(\frac{a_{hi} + a_{li}}2\Bigr)
+        - \frac{\mathcal H(a_{hi}) + \mathcal H(a_{li})}2, \qquad
+        \mathcal H(p) = -\sum_j p_j \log_2 p_j
+
+    Args:
+        record (AttentionRecord): ``(B, H, N^2)``.
+
+    Returns:
+        Tensor: ``(B, H, H)`` in bits, in [0, 1]: 0 where two heads agree, 1 where they never look
+        at the same token. Higher is more diverse.
+
+    Source: Lin, IEEE Transactions on Information Theory 1991; between heads, Clark et al., 2019
+    (arXiv 1906.04341).
+    """
+    maps, num = record.positive_maps.flatten(2), record.shape[1]
+    if num == 1:
+        return maps.new_zeros((len(maps), 1, 1))
+    # Of sums, because means would take one more pass: where p and q each sum to 1,
+    # H((p + q) / 2) = -sum (p + q) log(p + q) / 2 + log 2.
+    sums = torch.cat([entropy(maps[:, head:head + 1] + maps[:, head + 1:])
+                      for head in range(num - 1)], dim=1)
+    first, second = torch.triu_indices(num, num, 1, device=maps.device)
+    own = record.entropies
+    result = own.new_zeros((len(own), num, num))
+    # Rounding may leave a little less than nothing between equal heads.
+    result[:, first, second] = (sums / (2 * record.num_tokens) + math.log(2)
+                                - (own[:, first] + own[:, second]) / 2).clamp_min(0)
+    return (result + result.mT) / math.log(2)
+
+
+def attention_entropy(record: AttentionRecord) -> Tensor:
+    r"""How widely a head attends: the entropy of the rows of its map over the largest possible.
+
+    .. math:: \frac1N \sum_i \frac{-\sum_j a_{ij} \log a_{ij}}{\log N}
+
+    Args:
+        record (AttentionRecord): ``(B, H, N^2)``.
+
+    Returns:
+        Tensor: ``(B, H)``, in [0, 1]: 1 where every token attends to all alike, 0 where each
+        attends to one. Neither is more diverse.
+
+    Source: Clark et al., 2019 (arXiv 1906.04341), there without the division.
+    """
+    return record.entropies / math.log(record.num_tokens)
+
+
+def mean_attention_distance(record: AttentionRecord) -> Tensor:
+    r"""How far a head looks, from patch to patch.
+
+    .. math:: \frac1N \sum_i \frac{\sum_j a_{ij} d_{ij}}{\sum_j a_{ij}}
+
+    over the patches i and j, prefix tokens left out, where d is the Euclidean distance between
+    their places in the grid; in windowed attention, in that of the window.
+
+    Args:
+        record (AttentionRecord): ``(B, H, N^2)``, with its ``grid``.
+
+    Returns:
+        Tensor: ``(B, H)``, in sides of a patch of this layer, from 0 to the diagonal of the grid;
+        rows that attend to no patch count as 0.
+        Neither is more diverse; heads of a diverse layer differ.
+
+    Source: Dosovitskiy et al., ICLR 2021 (arXiv 2010.11929), there in pixels.
+    """
+    skip = record.num_prefix
+    distances, patches = _distances(record.grid, skip, record.dtype, record.device)
+    # Rows and columns of prefix tokens stay where they are, with no weight: nothing is copied.
+    total = torch.einsum('bhij,ij->bhi', record.maps, distances)[..., skip:]
+    attention = (record.maps @ patches)[..., skip:]
+    return (total / attention.clamp_min(NO_ATTENTION)).mean(-1)
+
+
+@lru_cache(maxsize=8)
+@torch.inference_mode(False)  # what is kept must do for any mode
+def _distances(grid: tuple[int, int], skip: int, dtype: torch.dtype, device: torch.device
+               ) -> tuple[Tensor, Tensor]:
+    """Distances between all tokens and which are patches; 0 for prefix tokens."""
+    places = torch.cartesian_prod(*(torch.arange(float(side)) for side in grid)).double()
+    distances = nn.functional.pad(torch.cdist(places, places), (skip, 0, skip, 0))
+    patches = nn.functional.pad(torch.ones(len(places)), (skip, 0))
+    return distances.to(device, dtype), patches.to(device, dtype)
+
+
+def head_output_cka_terms(record: HeadRecord) -> Tensor:
+    """Unbiased HSIC of the outputs of every two heads, for ``head_output_cka``.
+
+    See :func:`~mmdiverse.measures.layers.linear_cka_terms`; here the tokens, prefix tokens
+    included, are those that each head gives.
+
+    Args:
+        record (HeadRecord): ``(B, H, N d)``.
+
+    Returns:
+        Tensor: ``(B, H, H)``; NaN where there are fewer than 4 tokens.
+
+    Source: Kornblith et al., ICML 2019 (arXiv 1905.00414).
+    """
+    return unbiased_hsic([TokenRecord(head) for head in record.heads.unbind(1)])

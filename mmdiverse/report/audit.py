@@ -1,0 +1,335 @@
+"""Report of an audit: a page that needs nothing else, its figures, tables and configs."""
+import base64
+import csv
+import io
+import json
+import math
+import os
+import re
+import shlex
+import statistics
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Any
+
+import jinja2
+import numpy as np
+from markupsafe import Markup, escape
+from PIL import Image
+from torch import Tensor
+
+from ..evaluation.audit import Audit, ModelAudit
+from ..evaluation.model_loading import AS_GIVEN
+from ..evaluation.verdict import Suggestion, format_fragment, judge, suggest
+from ..measures import MEASURES, Measure
+from ..records import LEVELS
+from .audit_figures import MEANING, Panel, Tile, draw_examples, draw_panels, inline_svg, say_number
+
+TEMPLATE = Path(__file__).with_name('audit.html.j2')
+#: Levels as a reader calls them.
+SECTIONS = {'patch': 'Patches', 'attention': 'Attention', 'weight': 'Weights'}
+DIRECTIONS = {'lower': '↓ Lower is more diverse.', 'higher': '↑ Higher is more diverse.',
+              'neither': 'Neither direction is more diverse by itself.'}
+COLUMNS = ('model', 'level', 'measure', 'layer', 'other_layer', 'matrix', 'head', 'other_head',
+           'component', 'value')
+
+
+def check_out_dir(out_dir: str | Path) -> None:
+    """Make the folder of a report and write to it, so that nothing fails there after hours.
+
+    Raises:
+        OSError: If that is impossible.
+    """
+    try:
+        Path(out_dir).mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=out_dir):
+            pass
+    except OSError as error:
+        raise OSError(f'cannot write the report to the folder {str(out_dir)!r} '
+                      f'({error.strerror}): give a writable one (--out)') from error
+
+
+def write_report(audit: Audit, out_dir: str | Path) -> Path:
+    """Write everything that is known of some models.
+
+    Args:
+        audit (Audit): From :func:`~mmdiverse.evaluation.audit.audit`.
+        out_dir (str | Path): Gets ``audit.html``, which needs no other file, ``audit.json``,
+            ``audit.csv``, ``diversity_<model>.py`` for every model and ``figures/``.
+
+    Returns:
+        Path: That of the page.
+
+    Raises:
+        OSError: If the folder cannot be written.
+    """
+    check_out_dir(out_dir)
+    out_dir = Path(out_dir)
+    figures = out_dir / 'figures'
+    figures.mkdir(exist_ok=True)
+    keys = _file_names([model.name for model in audit.models])
+    content = to_dict(audit)
+    _write(out_dir / 'audit.json', json.dumps(content, allow_nan=False, indent=1) + '\n')
+    _write(out_dir / 'audit.csv', _to_csv(content))
+
+    recipes = []
+    for model, key in zip(audit.models, keys):
+        suggestions = suggest(model)
+        path = out_dir / f'diversity_{key}.py'
+        fragment = format_fragment(suggestions, model.name)
+        _write(path, fragment)
+        recipes.append(dict(name=model.name, terms=[_term(item) for item in suggestions],
+                            fragment=fragment, file=path.name, command=_command(model, path)))
+
+    sections: dict[str, list[list[tuple[Panel, Markup]]]] = {}
+    first_panels: dict[str, str] = {}
+    for level in LEVELS:
+        groups = [group for group in draw_panels(audit.models, keys, level) if group]
+        sections[level] = [[(panel, _save(panel, figures)) for panel in group] for group in groups]
+        for panel in sum(groups, []):
+            first_panels.setdefault(panel.measure.name, panel.key)
+    pictures = []
+    for model, key in zip(audit.models, keys):
+        rows = draw_examples(model)
+        for tile in (tile for _, tiles in rows for tile in tiles):
+            _write(figures / f'attention_{key}_{tile.key}.png', _encode(tile.pixels, 'PNG'))
+        pictures.append((model, rows))
+
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True,
+                                     undefined=jinja2.StrictUndefined)
+    template = environment.from_string(TEMPLATE.read_text(encoding='utf-8'))
+    page = template.render(
+        audit=audit, names=[model.name for model in audit.models],
+        leads=[_lead(model) for model in audit.models], facts=_facts_table(audit.models),
+        verdicts=[_verdict(model) for model in audit.models], table=_summary_table(audit.models),
+        recipes=recipes, sections=sections, titles=SECTIONS, pictures=pictures, picture=_picture,
+        measures=_measures(audit), first_panels=first_panels, meaning=MEANING,
+        directions=DIRECTIONS)
+    path = out_dir / 'audit.html'
+    _write(path, page)
+    return path
+
+
+def to_dict(audit: Audit) -> dict[str, Any]:
+    """Everything but pictures, as JSON can hold it: NaN is None.
+
+    Args:
+        audit (Audit): From :func:`~mmdiverse.evaluation.audit.audit`.
+    """
+    models = []
+    for model in audit.models:
+        suggestions = suggest(model)
+        models.append(dict(
+            name=model.name, facts=model.facts, layers=model.layers, values=model.values,
+            per_head=model.per_head, summary=model.summary,
+            examples=[example.name for example in model.examples],
+            findings=[vars(finding) for finding in judge(model)],
+            suggestions=[vars(suggestion) for suggestion in suggestions],
+            fragment=format_fragment(suggestions, model.name)))
+    definitions = {measure.name: {key: getattr(measure, key) for key in (
+        'title', 'level', 'axis', 'formula', 'range', 'diverse', 'source', 'subsampled')}
+        for measure in _measures(audit)}
+    return _plain(dict(models=models, images=audit.images, machine=audit.machine,
+                       definitions=definitions))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, Tensor):
+        return _plain(value.tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, (str, int)) else str(value)
+
+
+def _to_csv(content: dict[str, Any]) -> str:
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, COLUMNS, restval='', lineterminator='\n')
+    writer.writeheader()
+    for model in content['models']:
+        for name in model['values']:
+            measure = MEASURES[name]
+            for row in _rows(measure, model):
+                writer.writerow(dict(row, model=model['name'], level=measure.level, measure=name))
+    return buffer.getvalue()
+
+
+def _rows(measure: Measure, model: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The values of a measure, a line for each."""
+    layers, values = model['layers'][measure.name], model['values'][measure.name]
+    if measure.axis == 'layer pair':
+        for layer, line in zip(layers, values):
+            for other, value in zip(layers, line):
+                yield dict(layer=layer, other_layer=other, value=value)
+    elif measure.captured == 'weight':
+        for matrix, blocks in values.items():
+            for layer, value in zip(layers, blocks):
+                if measure.axis == 'matrix':
+                    yield dict(matrix=matrix, layer=layer, value=value)
+                    continue
+                for index, energy in enumerate(value, 1):
+                    yield dict(matrix=matrix, layer=layer, component=index / len(value),
+                               value=energy)
+        for matrix, blocks in model['per_head'].get(measure.name, {}).items():
+            # Of a curve, heads have the value at a quarter of their components.
+            share = {'component': 0.25} if measure.axis == 'component' else {}
+            for layer, heads in zip(layers, blocks):
+                for head, value in enumerate(heads):
+                    yield dict(matrix=matrix, layer=layer, head=head, value=value, **share)
+    else:
+        for layer, value in zip(layers, values):
+            if measure.axis == 'layer':
+                yield dict(layer=layer, value=value)
+                continue
+            for head, item in enumerate(value):
+                if measure.axis == 'head':
+                    yield dict(layer=layer, head=head, value=item)
+                    continue
+                for other, number in enumerate(item):
+                    yield dict(layer=layer, head=head, other_head=other, value=number)
+
+
+def _save(panel: Panel, figures: Path) -> Markup:
+    """Write the files of a figure, and make it a part of the page."""
+    svg = panel.svg()
+    _write(figures / f'{panel.key}.svg', svg)
+    _write(figures / f'{panel.key}.png', panel.png())
+    title = f'{panel.title}: {panel.model}' if panel.model else panel.title
+    return Markup(inline_svg(svg, panel.key, escape(f'{title}. {panel.note}')))
+
+
+def _measures(audit: Audit) -> list[Measure]:
+    """What was measured, in the order of the catalogue."""
+    return [measure for name, measure in MEASURES.items() if name in audit.models[0].values]
+
+
+def _verdict(model: ModelAudit) -> dict[str, Any]:
+    """Findings by level, and what they come to."""
+    findings = judge(model)
+    levels = []
+    for level, title in SECTIONS.items():
+        found = [finding for finding in findings if finding.level == level]
+        if found:
+            levels.append(dict(level=level, title=title, findings=found,
+                               redundant=any(finding.redundant for finding in found)))
+    return dict(name=model.name, levels=levels, count=len(findings),
+                redundant=sum(finding.redundant for finding in findings))
+
+
+def _summary_table(models: Sequence[ModelAudit]) -> dict[str, list[dict[str, Any]]]:
+    """Every measure over the layers, by level; of several models beside the first."""
+    rows: dict[str, list[dict[str, Any]]] = {level: [] for level in LEVELS}
+    for measure in (MEASURES[name] for name in models[0].summary):
+        summaries = [[value for value in model.summary[measure.name] if not math.isnan(value)]
+                     for model in models]
+        means = [statistics.fmean(values) if values else math.nan for values in summaries]
+        texts = [say_number(mean, 4) for mean in means]
+        differences = [mean - means[0] for mean in means[1:]]
+        rows[measure.level].append(dict(
+            measure=measure, texts=texts,
+            differences=[f'{"+" * (value > 0)}{say_number(value)}' for value in differences],
+            ends=[say_number(summaries[0][index], 4) if summaries[0] else '–'
+                  for index in (0, -1)],
+            winner=_most_diverse(measure, means, texts, [model.name for model in models])))
+    return rows
+
+
+def _most_diverse(measure: Measure, means: Sequence[float], texts: Sequence[str],
+                  names: Sequence[str]) -> str:
+    sign = {'lower': -1, 'higher': 1, 'neither': 0}[measure.diverse]
+    known = [(sign * mean, text) for mean, text in zip(means, texts) if not math.isnan(mean)]
+    if not sign or not known:
+        return '–'
+    best = max(known)[1]
+    return names[texts.index(best)] if texts.count(best) == 1 else 'alike'
+
+
+def _lead(model: ModelAudit) -> str:
+    """What a model is, in a line."""
+    facts = model.facts
+    heads = ' to '.join(map(str, sorted({min(facts['num_heads']), max(facts['num_heads'])})))
+    size = ' × '.join(map(str, facts['image_size']))
+    weights = {None: 'random initial weights', AS_GIVEN: 'weights as given'}.get(
+        facts['checkpoint'], 'weights of a checkpoint')
+    return (f'{facts["backbone"]} of {facts["num_blocks"]} blocks with {heads} '
+            f'head{"s" * (heads != "1")}, {facts["num_parameters"] / 1e6:.3g} million parameters, '
+            f'images of {size} pixels, {weights}')
+
+
+def _facts_table(models: Sequence[ModelAudit]) -> dict[str, list[str]]:
+    """What is known of the models, a row for each fact."""
+    rows: dict[str, list[str]] = {}
+    for model in models:
+        facts = model.facts
+        for name, text in {
+                'source': facts['source'],
+                'checkpoint': facts['checkpoint'] or 'none: random initial weights',
+                'backbone': facts['backbone'],
+                'blocks': str(facts['num_blocks']),
+                'heads': _say_heads(facts['num_heads']),
+                'tokens before the patches': str(facts['num_prefix']),
+                'parameters of the backbone': f'{facts["num_parameters"]:,}'.replace(',', ' '),
+                'image size': ' × '.join(map(str, facts['image_size']))}.items():
+            rows.setdefault(name, []).append(text)
+    return rows
+
+
+def _say_heads(heads: Sequence[int]) -> str:
+    """Heads of all blocks, those of equal neighbours together."""
+    parts, start = [], 0
+    for count, group in groupby(heads):
+        end = start + len(list(group)) - 1
+        parts.append(f'{count} in block {start}' if start == end else
+                     f'{count} in blocks {start} to {end}')
+        start = end + 1
+    return str(heads[0]) if len(parts) == 1 else ', '.join(parts)
+
+
+def _term(suggestion: Suggestion) -> dict[str, Any]:
+    config = dict(suggestion.config)
+    first = {key: config.pop(key, None) for key in ('type', 'on', 'layers', 'weight')}
+    layers = first['layers']
+    if isinstance(layers, (list, tuple)):
+        first['layers'] = ', '.join(map(str, layers))
+    return dict(first, others=', '.join(f'{key}={value!r}' for key, value in config.items()),
+                reason=suggestion.reason)
+
+
+def _command(model: ModelAudit, fragment: Path) -> str:
+    source = model.facts['source']
+    config = shlex.quote(source) if source.endswith('.py') else 'CONFIG'
+    return f'python tools/train.py {config} --diversity {shlex.quote(str(fragment))}'
+
+
+def _file_names(names: Sequence[str]) -> list[str]:
+    """Names of models made safe for files, no two alike."""
+    safe: list[str] = []
+    for name in names:
+        stem = key = re.sub(r'[^\w.-]+', '-', name, flags=re.ASCII).strip('-.')[:80] or 'model'
+        while key.lower() in (other.lower() for other in safe):
+            key = f'{stem}-{len(safe) + 1}'
+            stem += '-'
+        safe.append(key)
+    return safe
+
+
+def _encode(pixels: np.ndarray, kind: str) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, kind, quality=85)
+    return buffer.getvalue()
+
+
+def _picture(tile: Tile) -> str:
+    return f'data:image/jpeg;base64,{base64.b64encode(_encode(tile.pixels, "JPEG")).decode()}'
+
+
+def _write(path: Path, content: str | bytes) -> None:
+    """Write a file whole: it is renamed from a draft."""
+    draft = path.with_name(f'.{path.name}.{os.getpid()}')
+    draft.write_bytes(content if isinstance(content, bytes) else content.encode())
+    draft.replace(path)

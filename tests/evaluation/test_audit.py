@@ -1,0 +1,200 @@
+"""The audit of real, tiny models over real images."""
+import os
+import signal
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from PIL import Image
+
+import mmdiverse
+from mmdiverse.evaluation import audit as audit_module
+from mmdiverse.evaluation.audit import Audit, audit
+from mmdiverse.measures import MEASURES
+from tests.runs import DIGITS
+
+DEIT, SWIN = (str(DIGITS / f'{name}-nano_digits.py') for name in ('deit', 'swin'))
+CHEAP = [name for name, measure in MEASURES.items() if not measure.subsampled]
+
+
+def run(models: object = DEIT, images: object = 'digits', **options: object) -> Audit:
+    return audit(models, images, **{**dict(num_images=12, num_workers=0, device='cpu'), **options})
+
+
+def flatten(values: object) -> list[float]:
+    if isinstance(values, torch.Tensor):
+        return values.flatten().tolist()
+    values = values.values() if isinstance(values, dict) else values
+    return [number for value in values for number in flatten(value)]
+
+
+def assert_same(first: Audit, second: Audit) -> None:
+    for one, other in zip(first.models, second.models):
+        assert one.values.keys() == other.values.keys()
+        for name, values in one.values.items():
+            assert flatten(other.values[name]) == pytest.approx(
+                flatten(values), rel=1e-6, abs=1e-6, nan_ok=True), name
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    for index in range(6):
+        path = tmp_path / 'images' / str(index % 2) / f'{index}.png'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (20, 24, 3), dtype=np.uint8)).save(path)
+    return tmp_path / 'images'
+
+
+@pytest.mark.parametrize('model', [DEIT, SWIN])
+def test_everything_is_measured(model: str) -> None:
+    result = run(model)
+    measured = result.models[0]
+    assert set(measured.values) == set(MEASURES) and result.images['measured'] == 12
+    assert not np.isnan([flatten(measured.values[name]) for name in
+                         ('token_cosine_absolute', 'effective_rank')]).any()
+    assert set(measured.values['stable_rank']) == {'q', 'k', 'v', 'proj', 'fc1', 'fc2'}
+    assert len(measured.layers['token_cosine_absolute']) == measured.facts['num_blocks'] + 1
+
+
+@pytest.mark.parametrize('model', [DEIT, SWIN])
+def test_batch_size_and_workers_do_not_matter(model: str) -> None:
+    whole = run(model, num_subsampled=5)
+    assert_same(whole, run(model, num_subsampled=5, batch_size=5, num_workers=2))
+    assert_same(whole, run(model, num_subsampled=5, batch_size=1))
+
+
+def test_a_folder_of_images_will_do(folder: Path) -> None:
+    result = run(images=folder)
+    assert result.images['measured'] == 6 and result.images['source'] == str(folder)
+
+
+def test_models_see_the_same_images_side_by_side() -> None:
+    together = run([DEIT, SWIN], measures=CHEAP)
+    assert [model.name for model in together.models] == ['deit-nano_digits', 'swin-nano_digits']
+    for index, model in enumerate((DEIT, SWIN)):
+        alone = run(model, measures=CHEAP)
+        assert_same(alone, Audit([together.models[index]], together.images, together.machine))
+
+
+def test_dear_measures_take_a_part_of_the_images() -> None:
+    result = run(num_subsampled=3)
+    assert result.images['subsampled'] == 3
+    first = run(num_images=12, num_subsampled=12).models[0].values
+    assert flatten(first['head_cosine']) == flatten(result.models[0].values['head_cosine'])
+    assert flatten(first['effective_rank']) != flatten(result.models[0].values['effective_rank'])
+
+
+def test_unreadable_images_are_named_skipped_and_counted(folder: Path) -> None:
+    expected = run(images=folder, measures=CHEAP)
+    (folder / '0' / 'broken.jpg').write_bytes(b'no image')
+    (folder / '1' / 'empty.png').touch()
+    result = run(images=folder, measures=CHEAP)
+    assert result.images['measured'] == 6 and result.images['asked'] == 8
+    assert [image['name'] for image in result.images['unreadable']] == ['0/broken.jpg',
+                                                                       '1/empty.png']
+    assert_same(expected, result)
+
+
+def test_no_readable_image_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / 'broken.jpg').write_bytes(b'no image')
+    with pytest.raises(ValueError, match=r'none of the images can be read.*broken\.jpg'):
+        run(images=tmp_path)
+
+
+def test_an_empty_folder_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match='--images'):
+        run(images=tmp_path)
+
+
+def test_a_cnn_is_an_error(tmp_path: Path) -> None:
+    config = Config(dict(model=dict(
+        type='ImageClassifier', backbone=dict(type='ResNet', depth=18),
+        head=dict(type='LinearClsHead', num_classes=2, in_channels=512))))
+    with pytest.raises(ValueError, match='no tap knows the backbone ResNet'):
+        run(config)
+
+
+def interrupt_after(batches: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Send Ctrl-C to this process while a batch is at work."""
+    start = audit_module.RedundancyMeter.start
+    calls = []
+
+    def counting_start(self: object, *args: object) -> None:
+        calls.append(1)
+        if len(calls) == batches:
+            os.kill(os.getpid(), signal.SIGINT)
+        start(self, *args)
+
+    monkeypatch.setattr(audit_module.RedundancyMeter, 'start', counting_start)
+
+
+def test_ctrl_c_gives_what_was_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = run(num_images=360, measures=CHEAP, batch_size=180)
+    interrupt_after(2, monkeypatch)
+    result = run(num_images=360, measures=CHEAP, batch_size=4)
+    assert result.images['interrupted'] and result.images['measured'] == 8
+    assert not expected.images['interrupted']
+    again = run(num_images=360, measures=CHEAP, batch_size=8)
+    assert again.images['measured'] == 360
+    assert_same(expected, again)
+
+
+def test_models_that_are_interrupted_have_seen_the_same_images(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupt_after(3, monkeypatch)  # while the first model has its second batch
+    result = run([DEIT, (DEIT, None)], names=['first', 'second'], batch_size=4, measures=CHEAP)
+    assert result.images['measured'] == 8
+    assert result.models[0].summary == result.models[1].summary
+
+
+def test_ctrl_c_is_handled_as_before_afterwards() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    run(measures=CHEAP)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_it_works_in_another_thread() -> None:
+    results = []
+    thread = threading.Thread(target=lambda: results.append(run(measures=CHEAP)))
+    thread.start()
+    thread.join()
+    assert results[0].images['measured'] == 12
+
+
+def test_attention_of_a_few_images_is_kept() -> None:
+    example = run().models[0].examples[0]
+    assert example.pixels.shape == (16, 16, 3) and example.pixels.dtype == torch.uint8
+    assert {layer: tuple(maps.shape) for layer, maps in example.maps.items()} == {
+        layer: (3, 8, 8) for layer in range(4)}
+    assert all((maps.sum((1, 2)) <= 1 + 1e-5).all() for maps in example.maps.values())
+
+
+def test_names_must_differ() -> None:
+    with pytest.raises(ValueError, match='share a name.*--names'):
+        run([DEIT, DEIT])
+
+
+@pytest.mark.parametrize('option', ['num_images', 'num_subsampled', 'batch_size'])
+def test_numbers_below_one_are_refused(option: str) -> None:
+    with pytest.raises(ValueError, match=f'`{option}`'):
+        run(**{option: 0})
+
+
+def test_negative_workers_are_refused() -> None:
+    with pytest.raises(ValueError, match='`num_workers`.*-1'):
+        run(num_workers=-1)
+
+
+def test_the_package_offers_it() -> None:
+    assert mmdiverse.audit is audit
+
+
+def test_nothing_stays_attached() -> None:
+    model = audit_module.load_model(DEIT)
+    run(model)
+    assert not any(module._forward_hooks or module._forward_pre_hooks
+                   for module in model.model.modules())
