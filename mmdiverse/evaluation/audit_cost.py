@@ -33,8 +33,7 @@ def measure_audit(backbone: nn.Module, batch_size: int, img_size: int, num_image
 
     Returns:
         dict: ``total_ratio``, the time of all measured over that of all plain passes;
-        ``median_ratio`` and ``quartiles`` over the batches; ``without_subsampled_ratio``, the
-        median over the batches that have no image for the dear measures; seconds of every batch,
+        ``median_ratio`` and ``quartiles`` over the batches; seconds of every batch,
         ``plain_seconds`` and ``measured_seconds``; and ``resident_bytes``, the most memory the
         process has held, after each batch.
 
@@ -51,7 +50,7 @@ def measure_audit(backbone: nn.Module, batch_size: int, img_size: int, num_image
     total = batches * batch_size
     chosen = {index * total // num_subsampled for index in range(num_subsampled)}
     images = torch.randn(batch_size, 3, img_size, img_size, device=device)
-    plain, measured, dear, resident = [], [], [], []
+    plain, measured, resident = [], [], []
 
     def measure(batch: int) -> None:
         first = batch * batch_size
@@ -71,17 +70,13 @@ def measure_audit(backbone: nn.Module, batch_size: int, img_size: int, num_image
             if batch >= 0:
                 plain.append(seconds[False])
                 measured.append(seconds[True])
-                dear.append(any(batch * batch_size <= index < (batch + 1) * batch_size
-                                for index in chosen))
                 resident.append(peak_resident_bytes())
             on_batch()
     finally:
         meter.detach()
     ratios = [with_meter / without for without, with_meter in zip(plain, measured)]
     low, median, high = quartiles(ratios)
-    cheap = [ratio for ratio, is_dear in zip(ratios, dear) if not is_dear]
     return dict(total_ratio=sum(measured) / sum(plain), median_ratio=median, quartiles=[low, high],
-                without_subsampled_ratio=quartiles(cheap)[1] if len(cheap) > 1 else None,
                 images=total, subsampled=len(chosen), plain_seconds=plain,
                 measured_seconds=measured, resident_bytes=resident)
 

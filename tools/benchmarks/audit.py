@@ -51,7 +51,6 @@ def main() -> None:
         print(f'{result["images"]} images, {result["subsampled"]} of them for the dear measures\n'
               f'all measured over all plain passes: {result["total_ratio"]:.3f}\n'
               f'of a batch: {result["median_ratio"]:.3f} (median), {low:.3f} to {high:.3f}\n'
-              f'without dear measures: {result["without_subsampled_ratio"]:.3f} (median)\n'
               f'peak memory of the process: {first:.0f} MiB after the first batch, {last:.0f} MiB '
               'after the last')
         if args.out:
