@@ -4,11 +4,15 @@ import json
 import re
 from pathlib import Path
 
+import pytest
 from mmengine.config import Config
 
+import mmdiverse
 from mmdiverse.config import list_fragments
-from mmdiverse.hooks import DiversityHook
-from mmdiverse.registry import HOOKS
+from mmdiverse.evaluation import RedundancyMetric
+from mmdiverse.hooks import DiversityHook, RedundancyHook
+from mmdiverse.measures import MEASURES
+from mmdiverse.registry import HOOKS, METRICS
 from mmdiverse.report.catalogue import catalogue_table
 from mmdiverse.report.markdown import insert_table
 from mmdiverse.terms import DiversityTerm
@@ -17,8 +21,11 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / 'README.md').read_text(encoding='utf-8')
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf'^```{language}\n(.*?)^```$', README, flags=re.M | re.S)
+AUDIT = (ROOT / 'docs' / 'audit.md').read_text(encoding='utf-8')
+
+
+def blocks(language: str, page: str = README) -> list[str]:
+    return re.findall(rf'^```{language}\n(.*?)^```$', page, flags=re.M | re.S)
 
 
 def table(heading: str) -> list[str]:
@@ -76,6 +83,22 @@ def test_the_example_of_hooks_builds() -> None:
         assert HOOKS.build(config).__module__.startswith('mmdiverse.')
 
 
-def test_links_lead_somewhere() -> None:
-    links = re.findall(r'\]\((?!https?:|#)([^)]+)\)', README)
-    assert links and all((ROOT / link).exists() for link in links)
+def test_the_example_of_the_metric_and_its_hook_builds() -> None:
+    _, source = blocks('py', AUDIT)
+    scope: dict = {}
+    exec(source, scope)
+    metric = METRICS.build(scope['val_evaluator'][1])
+    hook = HOOKS.build(scope['custom_hooks'][0])
+    assert isinstance(metric, RedundancyMetric) and isinstance(hook, RedundancyHook)
+
+
+def test_the_page_of_the_audit_names_an_option_that_there_is() -> None:
+    parameters = inspect.signature(mmdiverse.audit).parameters
+    assert parameters['num_subsampled'].default == 32 and 'look\nat 32 of the images' in AUDIT
+    assert len(MEASURES) == 18 and 'definitions of 18 measures' in README
+
+
+@pytest.mark.parametrize('folder, page', [(ROOT, README), (ROOT / 'docs', AUDIT)])
+def test_links_lead_somewhere(folder: Path, page: str) -> None:
+    links = re.findall(r'\]\((?!https?:|#)([^)#]+)[^)]*\)', page)
+    assert links and all((folder / link).exists() for link in links)

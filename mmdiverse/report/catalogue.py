@@ -1,7 +1,8 @@
-"""Table of all registered losses."""
+"""Tables of all registered losses and of all measures of redundancy."""
 from collections.abc import Mapping
 from typing import Any
 
+from ..measures import MEASURES
 from ..records import LEVELS
 from ..registry import LOSSES
 from .markdown import markdown_table
@@ -25,6 +26,18 @@ def catalogue_table(overhead: Mapping[str, Mapping[str, Any]]) -> str:
                      _overhead(name, overhead) or 'not measured'))
     return markdown_table(
         ('loss', 'levels', 'value (defaults)', 'cost of an item', 'added to a plain step'), rows)
+
+
+def measures_table() -> str:
+    """Markdown table of every measure of redundancy, level by level.
+
+    Returns:
+        str: Name, level, what a value belongs to, definition, range, direction and source of each.
+    """
+    return markdown_table(
+        ('measure', 'level', 'one for each', 'definition', 'range', 'more diverse', 'source'),
+        [(f'`{measure.name}`', measure.level, measure.axis, measure.formula, measure.range,
+          measure.diverse, measure.source) for measure in MEASURES.values()])
 
 
 def _overhead(name: str, overhead: Mapping[str, Mapping[str, Any]]) -> str:

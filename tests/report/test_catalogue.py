@@ -1,12 +1,14 @@
-"""The table of all registered losses."""
+"""The tables of all registered losses and of all measures."""
 import json
 import subprocess
 import sys
 from pathlib import Path
 
 from mmdiverse.losses import DiversityLoss
+from mmdiverse.measures import MEASURES
 from mmdiverse.registry import LOSSES
-from mmdiverse.report.catalogue import catalogue_table
+from mmdiverse.report.catalogue import catalogue_table, measures_table
+from mmdiverse.report.markdown import insert_table
 
 ROOT = Path(__file__).parents[2]
 
@@ -46,3 +48,16 @@ def test_command_line(tmp_path: Path) -> None:
     results.unlink()
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1 and 'FileNotFoundError' in done.stderr
+
+
+def test_the_page_holds_the_table_of_measures() -> None:
+    page = (ROOT / 'docs' / 'audit.md').read_text(encoding='utf-8')
+    assert insert_table(page, 'measures', measures_table()) == page
+    assert all(f'| `{name}` |' in page for name in MEASURES)
+
+
+def test_command_line_for_measures(tmp_path: Path) -> None:
+    page = tmp_path / 'page.md'
+    page.write_text('<!-- measures: begin -->\n<!-- measures: end -->\n')
+    subprocess.run([sys.executable, str(ROOT / 'tools' / 'catalogue.py'), str(page)], check=True)
+    assert '| `stable_rank` |' in page.read_text(encoding='utf-8')
