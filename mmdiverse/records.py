@@ -145,6 +145,16 @@ class Record:
     def _cosines(self) -> Tensor:
         return self.gram * self._inverse_norms * self._inverse_norms.mT
 
+    @cached_property
+    def spectrum(self) -> tuple[Tensor, Tensor]:
+        r"""Eigenvalues and eigenvectors of the smaller of :math:`X X^\top` and :math:`X^\top X`.
+
+        In float64: ``(B, K)``, ascending, and ``(B, K, K)``, with ``K = min(M, D)``.
+        """
+        x = self.vectors().double()
+        eigenvalues, vectors = torch.linalg.eigh(x.mT @ x if x.size(2) < x.size(1) else x @ x.mT)
+        return eigenvalues.clamp_min(0), vectors
+
     def inverse_norms(self) -> Tensor:
         r"""What makes a direction of each vector.
 

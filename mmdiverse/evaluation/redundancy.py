@@ -17,7 +17,7 @@ from ..taps import build_tap
 from ..taps.base import EMBED, Layer, Weights
 
 #: Entries of maps or Gram matrices that are worked on at a time: on a CPU few enough for its cache.
-CPU_BUDGET, GPU_BUDGET = 2**20, 2**26
+CPU_BUDGET, GPU_BUDGET = 2**21, 2**26
 
 #: Of each matrix a value for every block.
 MatrixValues = dict[str, list[Tensor]]
@@ -277,11 +277,10 @@ class RedundancyMeter:
                 layers = list(group)
                 joined = TokenRecord(torch.cat([record.vectors()[images] for record in layers]))
                 size = joined.shape[0] // len(layers)
+                dear = self._select_dear(measures, joined, self._dear(images).repeat(len(layers)))
                 for measure in measures:
-                    chosen = self._choose(measure, images)
-                    if measure.axis == 'layer' and chosen is not None:
-                        part = joined if all(chosen) else joined.select(
-                            torch.tensor(chosen, dtype=torch.bool).repeat(len(layers)))
+                    part = dear if measure.subsampled else joined
+                    if measure.axis == 'layer' and part is not None:
                         for record, rows in zip(layers, measure.function(part).chunk(len(layers))):
                             self._add(measure, record.layer, rows)
                 parts += [joined.select(slice(start, start + size))
@@ -304,22 +303,26 @@ class RedundancyMeter:
             for images in _slices(len(inputs), entries, inputs.device):
                 part = record.select(slice(images.start * items, images.stop * items))
                 part = part.stored() if captured == 'maps' else part
+                dear = self._select_dear(measures, part,
+                                         self._dear(images).repeat_interleave(items))
                 for measure in measures:
-                    chosen = self._choose(measure, images)
-                    if chosen is None:
-                        continue
-                    own = part if all(chosen) else part.select(
-                        torch.tensor(chosen, dtype=torch.bool).repeat_interleave(items))
-                    rows = measure.function(own)
-                    self._add(measure, layer, rows if items == 1 else
-                              rows.unflatten(0, (-1, items)).mean(1))
+                    own = dear if measure.subsampled else part
+                    if own is not None:
+                        rows = measure.function(own)
+                        self._add(measure, layer, rows if items == 1 else
+                                  rows.unflatten(0, (-1, items)).mean(1))
 
-    def _choose(self, measure: Measure, images: slice) -> Sequence[bool] | None:
-        """Which of some images a measure looks at; None for none of them."""
-        if not measure.subsampled or self._subsample is None:
-            return [True]
-        chosen = self._subsample[images]
-        return chosen if any(chosen) else None
+    def _dear(self, images: slice) -> Tensor:
+        """Which of some images the dear measures look at."""
+        if self._subsample is None:
+            return torch.ones(images.stop - images.start, dtype=torch.bool)
+        return torch.tensor(self._subsample[images], dtype=torch.bool)
+
+    @staticmethod
+    def _select_dear(measures: Sequence[Measure], record: Record, items: Tensor) -> Record | None:
+        """Some items of a record, where there are any and a measure asks for them."""
+        wanted = items.any() and any(measure.subsampled for measure in measures)
+        return record.select(items) if wanted else None
 
     def _add(self, measure: Measure, layer: Layer | None, rows: Tensor) -> None:
         self._rows.setdefault((measure.name, layer), []).append(rows)

@@ -43,9 +43,7 @@ def effective_rank(record: Record) -> Tensor:
 
     Source: Roy and Vetterli, EUSIPCO 2007.
     """
-    x = record.vectors().double()
-    gram = x.mT @ x if x.size(2) < x.size(1) else x @ x.mT
-    singular = torch.linalg.eigvalsh(gram).clamp_min(0).sqrt()
+    singular = record.spectrum[0].sqrt()
     total = singular.sum(-1, keepdim=True)
     shares = singular / total.clamp_min(torch.finfo(total.dtype).tiny)
     return torch.special.entr(shares).sum(-1).exp() * (total[:, 0] > 0)
@@ -76,15 +74,13 @@ def ridge_error(record: Record, ridge: float = RIDGE) -> Tensor:
     squares = x.square().sum(-1)
     penalty = ridge * squares.mean(-1, keepdim=True)
     penalty = torch.where(penalty > EPS**2, penalty, 1)  # of zeros, any will do
+    scale, vectors = record.spectrum
     if x.size(2) < x.size(1):
-        eigenvalues, right = torch.linalg.eigh(x.mT @ x)
-        scale = eigenvalues.clamp_min(0)
         # Squared entries of the left singular vectors; those of singular value 0 drop out below.
-        energies = (x @ right).square() / scale.clamp_min(torch.finfo(x.dtype).tiny)[:, None]
+        energies = (x @ vectors).square() / scale.clamp_min(torch.finfo(x.dtype).tiny)[:, None]
         energies = energies * (scale > EPS**2 * scale[:, -1:])[:, None]
     else:
-        scale, left = torch.linalg.eigh(x @ x.mT)
-        scale, energies = scale.clamp_min(0), left.square()
+        energies = vectors.square()
     inverse = (scale + penalty).reciprocal()
     # Beyond the span of the vectors the inverse is 1 / penalty.
     rest = (1 - energies.sum(-1)).clamp_min(0)
