@@ -20,6 +20,7 @@ class Measure:
         axis (str): One of :data:`AXES`.
         function (Callable): From a record of ``B`` items to ``(B, ...)``; of axis
             ``'layer pair'``, from the records of all layers to ``(B, L, L)``.
+        meaning (str): What it tells, in a sentence for those who do not know it.
         formula (str): The definition, for pages without mathematical type.
         range (str): Values and unit.
         diverse (str): ``'lower'`` or ``'higher'``, which is more diverse, or ``'neither'``.
@@ -37,6 +38,7 @@ class Measure:
     level: str
     captured: str
     axis: str
+    meaning: str
     formula: str
     range: str
     diverse: str

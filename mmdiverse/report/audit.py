@@ -25,7 +25,7 @@ from ..evaluation.model_loading import AS_GIVEN
 from ..evaluation.verdict import Suggestion, format_fragment, judge, suggest
 from ..measures import MEASURES, Measure
 from ..records import LEVELS
-from .audit_figures import MEANING, Panel, Tile, draw_examples, draw_panels, inline_svg, say_number
+from .audit_figures import Panel, Tile, draw_examples, draw_panels, inline_svg, say_number
 
 TEMPLATE = Path(__file__).with_name('audit.html.j2')
 #: Levels as a reader calls them.
@@ -105,7 +105,7 @@ def write_report(audit: Audit, out_dir: str | Path) -> Path:
         leads=[_lead(model) for model in audit.models], facts=_facts_table(audit.models),
         verdicts=[_verdict(model) for model in audit.models], table=_summary_table(audit.models),
         recipes=recipes, sections=sections, titles=SECTIONS, pictures=pictures, picture=_picture,
-        measures=_measures(audit), first_panels=first_panels, meaning=MEANING,
+        measures=_measures(audit), first_panels=first_panels,
         directions=DIRECTIONS)
     path = out_dir / 'audit.html'
     _write(path, page)
@@ -129,7 +129,7 @@ def to_dict(audit: Audit) -> dict[str, Any]:
             suggestions=[vars(suggestion) for suggestion in suggestions],
             fragment=format_fragment(suggestions, model.name)))
     definitions = {measure.name: {key: getattr(measure, key) for key in (
-        'title', 'level', 'axis', 'formula', 'range', 'diverse', 'source', 'subsampled')}
+        'title', 'level', 'axis', 'meaning', 'formula', 'range', 'diverse', 'source', 'subsampled')}
         for measure in _measures(audit)}
     return _plain(dict(models=models, images=audit.images, machine=audit.machine,
                        definitions=definitions))

@@ -63,30 +63,6 @@ STYLE = {
 
 SUPERSCRIPT = str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹')
 
-#: What a measure tells, in a sentence for those who do not know it.
-MEANING = {
-    'token_cosine_absolute': 'How alike the patch tokens of an image are, whatever the sign.',
-    'token_cosine_signed': 'How far the patch tokens of an image point in one direction.',
-    'token_cosine_squared': 'How alike the patch tokens of an image are, close pairs weighing '
-                            'most.',
-    'rank_collapse_residual': 'What is left of the patch tokens once their mean is taken away.',
-    'effective_rank': 'How many directions the patch tokens of an image spread over.',
-    'ridge_error': 'What of a patch token cannot be told from all the others.',
-    'cross_layer_cosine': 'How little a patch token turns from one layer to another.',
-    'linear_cka': 'How alike two layers arrange the patches of an image.',
-    'head_cosine': 'How alike the attention maps of two heads are.',
-    'head_jensen_shannon': 'How differently two heads share out their attention.',
-    'head_output_cka': 'How alike what two heads hand on is.',
-    'attention_entropy': 'How widely a head attends: to one token, or to all alike.',
-    'mean_attention_distance': 'How far from a patch lies what it attends to, in patches.',
-    'pca_energy': 'How much of a matrix its first principal components hold.',
-    'stable_rank': 'How many directions a matrix really uses.',
-    'eigenvalue_spread': 'How unevenly a matrix stretches its directions.',
-    'neuron_cosine_mean': 'How alike two neurons of a matrix are on average.',
-    'neuron_cosine_max': 'How alike a neuron and its nearest twin are.',
-}
-
-
 @dataclass(frozen=True)
 class Panel:
     """A figure with what belongs beneath it.
