@@ -72,6 +72,17 @@ def test_training_is_the_same_with_and_without(name: str, tmp_path: Path) -> Non
     assert same_state(plain.model.state_dict(), watched.model.state_dict())
 
 
+def test_compiled_models_are_measured_too(tmp_path: Path) -> None:
+    logged = []
+    for name, compile in (('eager', False), ('compiled', dict(backend='eager'))):
+        cfg = digits_config('vit-nano_digits', tmp_path / name, batches=2)
+        cfg.custom_hooks = [dict(type='mmdiverse.RedundancyHook', interval=2)]
+        cfg.compile = compile
+        line, = scalars(train(cfg))
+        logged.append(line)
+    assert logged[1] == pytest.approx(logged[0], rel=1e-5)
+
+
 def test_with_interval_0_nothing_is_logged(tmp_path: Path) -> None:
     assert not scalars(run(tmp_path, hooks=[dict(type='mmdiverse.RedundancyHook', interval=0)]))
 
