@@ -17,7 +17,7 @@ from ..taps import build_tap
 from ..taps.base import EMBED, Layer, Weights
 
 #: Entries of maps or Gram matrices that are worked on at a time: on a CPU few enough for its cache.
-CPU_BUDGET, GPU_BUDGET = 2**21, 2**26
+CPU_BUDGET, GPU_BUDGET = 2**20, 2**26
 
 #: Of each matrix a value for every block.
 MatrixValues = dict[str, list[Tensor]]
