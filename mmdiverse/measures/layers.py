@@ -66,8 +66,8 @@ def unbiased_hsic(records: Sequence[Record]) -> Tensor:
     means = traces[:, :, None] * traces[:, None] / ((num - 1) * (num - 2))
     hsic = (product - own + means - 2 / (num - 2) * own) / (num * (num - 3))
     # Of vectors that are all equal, the mean leaves rounding alone.
-    means = torch.stack([record.vectors().mean(1).square().sum(-1) for record in records], dim=1)
-    varies = traces > 100 * torch.finfo(traces.dtype).eps**2 * num * means
+    lengths = torch.stack([record.vectors().mean(1).square().sum(-1) for record in records], dim=1)
+    varies = traces > 100 * torch.finfo(traces.dtype).eps**2 * num * lengths
     return hsic * varies[:, :, None] * varies[:, None]
 
 
