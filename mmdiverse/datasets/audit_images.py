@@ -90,9 +90,14 @@ def open_images(images: str | Path, pipeline: Sequence[dict],
         pipeline = [transform for transform in pipeline if transform['type'] != 'LoadImageFromFile']
     else:
         found = _find_images(Path(images))
-    count = min(limit or len(found), len(found))
-    found = [found[i * len(found) // count] for i in range(count)]
+    found = [found[index] for index in evenly_spaced(len(found), limit or len(found))]
     return AuditImages(*zip(*found), pipeline)
+
+
+def evenly_spaced(total: int, count: int) -> list[int]:
+    """At most so many of the indices below a total, evenly spaced."""
+    count = min(count, total)
+    return [index * total // count for index in range(count)]
 
 
 def build_loader(dataset: AuditImages, batch_size: int, num_workers: int = 0) -> DataLoader:

@@ -12,7 +12,7 @@ from mmengine.config import Config
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from ..datasets.audit_images import build_loader, open_images
+from ..datasets.audit_images import build_loader, evenly_spaced, open_images
 from ..taps import build_tap
 from .measurement import ProgressLine, describe_machine
 from .model_loading import LoadedModel, load_model
@@ -151,7 +151,7 @@ def audit(models: ModelLike | Sequence[ModelLike | tuple[ModelLike, str | Path |
             meters.append(meter)
         loaders = [build_loader(open_images(images, model.pipeline, num_images), batch_size,
                                 num_workers) for model in loaded]
-        seen, examples = _measure(loaded, meters, loaders, device, num_subsampled)
+        seen, examples = _measure(loaded, meters, loaders, num_subsampled)
         result = Audit([_collect(*parts) for parts in zip(loaded, meters, examples)],
                        dict(source=str(images), **seen), describe_machine(device))
     if out_dir is not None:
@@ -182,12 +182,11 @@ def _load_models(models: Any, names: Sequence[str] | None, device: torch.device
 
 @torch.no_grad()
 def _measure(models: Sequence[LoadedModel], meters: Sequence[RedundancyMeter],
-             loaders: Sequence[DataLoader], device: torch.device, num_subsampled: int
+             loaders: Sequence[DataLoader], num_subsampled: int
              ) -> tuple[dict[str, Any], list[list[Example]]]:
     """Run all models over their images, batch by batch."""
     count = len(loaders[0].dataset)
-    chosen = {index * count // num_subsampled for index in range(num_subsampled)} \
-        if num_subsampled < count else set(range(count))
+    chosen = set(evenly_spaced(count, num_subsampled))
     seen = dict(asked=count, measured=0, subsampled=0, unreadable=[], interrupted=False)
     examples: list[list[Example]] = [[] for _ in models]
     progress = ProgressLine(count * len(models))

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from ..datasets.audit_images import evenly_spaced
 from ..measures import MEASURES
 from .measurement import Result, quartiles, time_call
 from .redundancy import RedundancyMeter
@@ -48,7 +49,7 @@ def measure_audit(backbone: nn.Module, batch_size: int, img_size: int, num_image
     names = [name for name, measure in MEASURES.items() if measure.captured != 'weight']
     meter = RedundancyMeter(backbone, names, embed=True)
     total = batches * batch_size
-    chosen = {index * total // num_subsampled for index in range(num_subsampled)}
+    chosen = set(evenly_spaced(total, num_subsampled))
     images = torch.randn(batch_size, 3, img_size, img_size, device=device)
     plain, measured, resident = [], [], []
 

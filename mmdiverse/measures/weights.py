@@ -2,7 +2,7 @@
 import torch
 from torch import Tensor
 
-from ..losses import ConditionalOrthogonalityLoss, mean_cosine
+from ..losses import ConditionalOrthogonalityLoss, exact_extremes, mean_cosine
 from ..losses.base import off_diagonal
 from ..records import Record
 
@@ -23,7 +23,7 @@ def pca_energy(record: Record) -> Tensor:
         Tensor: ``(B, min(M, D))``, rising to 1; 0 where all rows are equal. Lower is more
         diverse; as long as no component stands out, it is a straight line.
 
-    Source: Chen et al., CVPR 2022 (arXiv 2203.06345), weight level.
+    Source: principal component analysis of the rows.
     """
     x = record.vectors().double()
     # What the mean leaves of equal rows is rounding.
@@ -50,10 +50,11 @@ def stable_rank(record: Record) -> Tensor:
 
     Source: Rudelson and Vershynin, Journal of the ACM 2007.
     """
-    x = record.vectors().double()
-    gram = x.mT @ x if x.size(2) < x.size(1) else x @ x.mT
-    largest = torch.linalg.eigvalsh(gram)[:, -1]
-    return x.square().sum((-2, -1)) / largest.clamp_min(torch.finfo(x.dtype).tiny)
+    record = record.double()
+    largest = record.map_gram(lambda gram: exact_extremes(gram)[:, 0], normalize=False,
+                              smaller=True)
+    squares = record.vectors().square().sum((-2, -1))
+    return squares / largest.clamp_min(torch.finfo(squares.dtype).tiny)
 
 
 def eigenvalue_spread(record: Record) -> Tensor:
@@ -86,7 +87,7 @@ def neuron_cosine_mean(record: Record) -> Tensor:
     Returns:
         Tensor: ``(B,)``, in [0, 1]; NaN for a single row. Lower is more diverse.
 
-    Source: Chen et al., CVPR 2022 (arXiv 2203.06345), weight level.
+    Source: the absolute cosine of tokens, of rows.
     """
     return mean_cosine(record, 'absolute')
 
