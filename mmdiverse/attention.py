@@ -51,10 +51,13 @@ def softmax_maps(q: Tensor, k: Tensor, scale: float) -> Tensor:
     Returns:
         Tensor: ``(..., N, N)``; rows sum to 1.
     """
-    scores = (q * scale) @ k.mT
     if torch.is_grad_enabled():
-        return scores.softmax(dim=-1)
-    return torch.softmax(scores, dim=-1, out=scores)  # new memory costs a CPU its time
+        return ((q * scale) @ k.mT).softmax(dim=-1)
+    # Queries and keys are laid out once, and new memory costs a CPU its time.
+    scores = q.new_empty((math.prod(q.shape[:-2]), q.size(-2), k.size(-2)))
+    torch.baddbmm(scores, q.reshape(-1, *q.shape[-2:]), k.reshape(-1, *k.shape[-2:]).mT, beta=0,
+                  alpha=scale, out=scores)
+    return torch.softmax(scores, dim=-1, out=scores).view(*q.shape[:-1], -1)
 
 
 def entropy(rows: Tensor) -> Tensor:
@@ -68,8 +71,9 @@ def entropy(rows: Tensor) -> Tensor:
     Returns:
         Tensor: ``(B, H)``; for rows that sum to 1 in ``[0, log N]``.
     """
-    # The diagonal of a product: more operations than a sum of products, in fewer passes.
-    return -(rows @ rows.log().mT).diagonal(dim1=-2, dim2=-1)
+    # Products of one row and one column take fewer passes than a sum of products.
+    flat = rows.flatten(0, 1)[:, None]
+    return -(flat @ flat.log().mT).view(rows.shape[:-1])
 
 
 class _MapGram(torch.autograd.Function):

@@ -98,7 +98,7 @@ class Record:
         """
         part = self._map(lambda tensor: tensor[items])
         # What was computed already need not be again.
-        kept = {'gram', 'centred_gram', '_unit_vectors'} & self.__dict__.keys()
+        kept = {'_unit_vectors', 'centred_gram', 'gram', 'mean'} & self.__dict__.keys()
         part.__dict__.update({name: self.__dict__[name][items] for name in kept})
         return part
 
@@ -128,22 +128,26 @@ class Record:
         return self.vectors() * self._inverse_norms
 
     @cached_property
+    def mean(self) -> Tensor:
+        r"""Mean :math:`\bar x` of the vectors, ``(B, 1, D)``."""
+        return self.vectors().mean(1, keepdim=True)
+
+    @cached_property
     def centred_gram(self) -> Tensor:
         r"""Inner products :math:`(x_i - \bar x) \cdot (x_j - \bar x)`, ``(B, M, M)``."""
-        centred = self.vectors() - self.vectors().mean(1, keepdim=True)
+        centred = self.vectors() - self.mean
         return centred @ centred.mT
 
     @cached_property
     def gram(self) -> Tensor:
         r"""Inner products of the vectors as they are, :math:`x_i \cdot x_j`, ``(B, M, M)``."""
         # From the centred ones, because the other way round digits are lost.
-        mean = self.vectors().mean(1, keepdim=True)
-        offsets = (self.vectors() - mean / 2) @ mean.mT
-        return self.centred_gram + offsets + offsets.mT
+        offsets = self.vectors() @ self.mean.mT - self.mean.square().sum(-1, keepdim=True) / 2
+        return (self.centred_gram + offsets).add_(offsets.mT)
 
     @cached_property
     def _cosines(self) -> Tensor:
-        return self.gram * self._inverse_norms * self._inverse_norms.mT
+        return (self.gram * self._inverse_norms).mul_(self._inverse_norms.mT)
 
     @cached_property
     def spectrum(self) -> tuple[Tensor, Tensor]:

@@ -90,7 +90,7 @@ class Audit:
 
 def audit(models: ModelLike | Sequence[ModelLike | tuple[ModelLike, str | Path | None]],
           images: str | Path | None = None, out_dir: str | Path | None = None, *,
-          num_images: int = 1000, num_subsampled: int = 32, batch_size: int = 16,
+          num_images: int = 1000, num_subsampled: int = 32, batch_size: int = 32,
           num_workers: int = 2, device: str | torch.device | None = None,
           names: Sequence[str] | None = None, measures: Sequence[str] | str = 'all') -> Audit:
     """Measure how redundant vision transformers are, at all levels.
@@ -111,7 +111,7 @@ def audit(models: ModelLike | Sequence[ModelLike | tuple[ModelLike, str | Path |
         num_images (int): Take at most so many, evenly spaced over a folder. Defaults to 1000.
         num_subsampled (int): Of these, evenly spaced, for measures too dear for all: those with an
             eigen-decomposition, and the CKA of head outputs. Defaults to 32.
-        batch_size (int): Images at a time. Defaults to 16.
+        batch_size (int): Images at a time. Defaults to 32.
         num_workers (int): Processes that load images. Defaults to 2.
         device (str | torch.device, optional): Defaults to a GPU where there is one.
         names (Sequence[str], optional): Of the models, instead of those that they suggest.

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..losses.base import off_diagonal
 from ..measures import Measure, find_measures
-from ..records import Record, TokenRecord
+from ..records import AttentionRecord, HeadRecord, Record, TokenRecord
 from ..taps import build_tap
 from ..taps.base import EMBED, Layer, Weights
 
@@ -100,14 +100,18 @@ class RedundancyMeter:
         self._embed = [EMBED] if embed else []
         self._active = False
         self._subsample: Sequence[bool] | None = None
+        # Of the pass that is measured now: what it was given, and what was captured.
+        self._input_shape = torch.Size()
+        self._seen: set[tuple[str, Layer]] = set()
+        self._tokens: dict[Layer, Record] = {}
         self.reset()
-        requests = {(measure.captured, layer) for measure in self.measures
-                    if measure.captured != 'weight' for layer in self.layers(measure)}
-        self.tap.attach(requests)
+        self._requests = {(measure.captured, layer) for measure in self.measures
+                          if measure.captured != 'weight' for layer in self.layers(measure)}
+        self.tap.attach(self._requests, self._on_capture)
         self._handles = [
             self.tap.backbone.register_forward_pre_hook(self._before_forward),
             self.tap.backbone.register_forward_hook(self._after_forward, always_call=True),
-        ] if requests else []
+        ] if self._requests else []
 
     def layers(self, measure: Measure) -> list[Layer]:
         """The layers that a measure looks at."""
@@ -235,82 +239,95 @@ class RedundancyMeter:
 
     def _before_forward(self, backbone: nn.Module, args: tuple) -> None:
         if self._active:
+            self._rows.clear()  # of a batch that failed
+            self._input_shape, self._seen = args[0].shape, set()
             self.tap.start()
+
+    @torch.compiler.disable
+    @torch.no_grad()
+    def _on_capture(self, source: str, layer: Layer) -> None:
+        """Measure heads at once, while they are in the cache, and let go of them."""
+        record, = self.tap.records(source, layer)
+        self.tap.forget(source, layer)
+        self._seen.add((source, layer))
+        if source == 'patch':
+            self._tokens[layer] = record
+        else:
+            # Made as the model works, measured in full precision.
+            with torch.autocast(record.device.type, enabled=False):
+                self._measure_heads(source, record)
 
     def _after_forward(self, backbone: nn.Module, args: tuple, output: Any) -> None:
         if not self.tap.stop():
             return
         try:
             if output is not None:
-                self._measure(args[0])
+                self._measure_pass()
         finally:
-            self.tap.clear()
+            self._tokens.clear()
 
     @torch.compiler.disable
     @torch.no_grad()
-    def _measure(self, inputs: Tensor) -> None:
-        self._rows.clear()  # of a batch that failed
-        # Records are made as the model works, and measured in full precision.
-        for measure in self.measures:
-            for layer in self.layers(measure) if measure.captured != 'weight' else ():
-                self.tap.records(measure.captured, layer)
-        with torch.autocast(inputs.device.type, enabled=False):
-            self._measure_tokens(len(inputs))
-            self._measure_heads('maps', inputs)
-            self._measure_heads('outputs', inputs)
+    def _measure_pass(self) -> None:
+        for request in sorted(self._requests - self._seen, key=str):
+            self.tap.records(*request)  # says what was not reached
+        with torch.autocast(next(self.tap.backbone.parameters()).device.type, enabled=False):
+            self._measure_tokens()
         for key, rows in self._rows.items():
             self._means.setdefault(key, RunningMean()).add(torch.cat(rows))
         self._rows.clear()
         self._last_chosen = self._subsample is None or bool(self._subsample[-1])
-        self.images += len(inputs)
+        self.images += self._input_shape[0]
 
-    def _measure_tokens(self, count: int) -> None:
+    def _measure_tokens(self) -> None:
         measures = [measure for measure in self.measures if measure.captured == 'patch']
         if not measures:
             return
-        records = [self.tap.records('patch', layer)[0] for layer in self.layers(measures[0])]
-        for images in _slices(count, sum(record.shape[1]**2 for record in records),
+        records = [self._tokens[layer] for layer in self.layers(measures[0])]
+        for images in _slices(self._input_shape[0], sum(record.shape[1]**2 for record in records),
                               records[0].device):
             parts: list[Record] = []
             # Layers of one shape together: small operations cost their start.
             for _, group in itertools.groupby(records, lambda record: record.shape):
                 layers = list(group)
-                joined = TokenRecord(torch.cat([record.vectors()[images] for record in layers]))
-                size = joined.shape[0] // len(layers)
-                dear = self._select_dear(measures, joined, self._dear(images).repeat(len(layers)))
+                stacked = torch.stack([record.vectors()[images] for record in layers], dim=1)
+                joined = TokenRecord(stacked.flatten(0, 1))
+                dear = self._select_dear(measures, joined,
+                                         self._dear(images).repeat_interleave(len(layers)))
                 for measure in measures:
                     part = dear if measure.subsampled else joined
                     if measure.axis == 'layer' and part is not None:
-                        for record, rows in zip(layers, measure.function(part).chunk(len(layers))):
-                            self._add(measure, record.layer, rows)
-                parts += [joined.select(slice(start, start + size))
-                          for start in range(0, joined.shape[0], size)]
+                        rows = measure.function(part).unflatten(0, (-1, len(layers)))
+                        for index, record in enumerate(layers):
+                            self._add(measure, record.layer, rows[:, index])
+                parts += [joined.select(slice(index, None, len(layers)))
+                          for index in range(len(layers))]
             for measure in measures:
                 if measure.axis == 'layer pair':
                     self._add(measure, None, measure.function(parts))
 
-    def _measure_heads(self, captured: str, inputs: Tensor) -> None:
-        measures = [measure for measure in self.measures if measure.captured == captured]
-        for layer in self.layers(measures[0]) if measures else ():
-            record, = self.tap.records(captured, layer)
-            # Windows of one image are items of the batch, one after the other.
-            items = record.shape[0] // len(inputs)
-            if any(measure.name == 'mean_attention_distance' for measure in measures):
-                # A window is square.
-                record.grid = find_grid(record.num_tokens - record.num_prefix,
-                                        (1, 1) if items > 1 else inputs.shape[-2:])
-            entries = items * record.shape[1] * record.num_tokens**2
-            for images in _slices(len(inputs), entries, inputs.device):
-                part = record.select(slice(images.start * items, images.stop * items))
-                part = part.stored() if captured == 'maps' else part
-                dear = self._select_dear(measures, part,
-                                         self._dear(images).repeat_interleave(items))
-                for measure in measures:
-                    own = dear if measure.subsampled else part
-                    if own is not None:
-                        rows = measure.function(own)
-                        self._add(measure, layer, rows if items == 1 else
-                                  rows.unflatten(0, (-1, items)).mean(1))
+    def _measure_heads(self, source: str, record: AttentionRecord | HeadRecord) -> None:
+        measures = [measure for measure in self.measures if measure.captured == source]
+        num_images, *_, height, width = self._input_shape
+        # Windows of one image are items of the batch, one after the other.
+        items = record.shape[0] // num_images
+        if any(measure.name == 'mean_attention_distance' for measure in measures):
+            # A window is square.
+            record.grid = find_grid(record.num_tokens - record.num_prefix,
+                                    (1, 1) if items > 1 else (height, width))
+        for measure in measures:
+            self._rows.pop((measure.name, record.layer), None)  # of an earlier call of the block
+        entries = items * record.shape[1] * record.num_tokens**2
+        for images in _slices(num_images, entries, record.device):
+            part = record.select(slice(images.start * items, images.stop * items))
+            part = part.stored() if isinstance(part, AttentionRecord) else part
+            dear = self._select_dear(measures, part, self._dear(images).repeat_interleave(items))
+            for measure in measures:
+                own = dear if measure.subsampled else part
+                if own is not None:
+                    rows = measure.function(own)
+                    self._add(measure, record.layer, rows if items == 1 else
+                              rows.unflatten(0, (-1, items)).mean(1))
 
     def _dear(self, images: slice) -> Tensor:
         """Which of some images the dear measures look at."""

@@ -9,10 +9,13 @@ from .base import DiversityLoss, check_choice
 FORMS = ('signed', 'absolute', 'squared')
 
 
-def _reduce(cosines: Tensor, form: str) -> Tensor:
+def _sum(cosines: Tensor, form: str, dim: int | tuple[int, int]) -> Tensor:
+    # Norms, because they write nothing in between.
     if form == 'absolute':
-        return cosines.abs()
-    return cosines.square() if form == 'squared' else cosines
+        return torch.linalg.vector_norm(cosines, 1, dim)
+    if form == 'squared':
+        return torch.linalg.vector_norm(cosines, dim=dim).square()
+    return cosines.sum(dim)
 
 
 def mean_cosine(record: Record, form: str = 'squared', diagonal: bool = False) -> Tensor:
@@ -38,22 +41,22 @@ def mean_cosine(record: Record, form: str = 'squared', diagonal: bool = False) -
     num, dim = record.shape[1:]
     if record.prefers_gram or form == 'absolute' or (form == 'squared' and num <= dim):
         def of_gram(cosines: Tensor) -> Tensor:
-            reduced = _reduce(cosines, form)
-            total = reduced.sum((-2, -1))
+            total = _sum(cosines, form, (-2, -1))
             if diagonal:
                 return total / num**2
             # Taken off afterwards: to leave the diagonal out would be a copy.
-            return (total - reduced.diagonal(dim1=-2, dim2=-1).sum(-1)) / (num * (num - 1))
+            own = _sum(cosines.diagonal(dim1=-2, dim2=-1), form, -1)
+            return (total - own) / (num * (num - 1))
         return record.map_gram(of_gram)
     if form == 'signed':
         total = num**2 * record.mean_direction().square().sum(-1)
     else:
-        total = record.map_gram(lambda gram: gram.square().sum((-2, -1)), smaller=True)
+        total = record.map_gram(lambda gram: _sum(gram, form, (-2, -1)), smaller=True)
     if diagonal:
         return total / num**2
     # A zero vector has a zero, not a unit, direction, so the diagonal does not add up to M.
-    own = record.unit_vectors().square().sum(-1)
-    return (total - _reduce(own, form).sum(-1)) / (num * (num - 1))
+    own = (record.inverse_norms() > 0).sum((-2, -1))
+    return (total - own) / (num * (num - 1))
 
 
 def mean_cross_cosine(first: Record, second: Record, form: str = 'squared') -> Tensor:
@@ -78,7 +81,7 @@ def mean_cross_cosine(first: Record, second: Record, form: str = 'squared') -> T
     num, dim = first.shape[1:]
     if first.prefers_gram or form == 'absolute' or (form == 'squared' and num <= 2 * dim):
         return first.map_cross_gram(
-            second, lambda cosines: _reduce(cosines, form).mean((-2, -1)))
+            second, lambda cosines: _sum(cosines, form, (-2, -1)) / num**2)
     if form == 'signed':
         return (first.mean_direction() * second.mean_direction()).sum(-1)
     a, b = (record.unit_vectors() for record in (first, second))

@@ -25,7 +25,7 @@ def rank_collapse(record: Record) -> Tensor:
     if record.prefers_gram:
         return record.map_gram(_collapse_of_gram, normalize=False)
     x = record.vectors()
-    residual = torch.linalg.vector_norm(x - x.mean(1, keepdim=True), dim=(-2, -1))
+    residual = torch.linalg.vector_norm(x - record.mean, dim=(-2, -1))
     return 1 - residual / torch.linalg.vector_norm(x, dim=(-2, -1)).clamp_min(EPS)
 
 

@@ -49,17 +49,18 @@ def head_jensen_shannon(record: AttentionRecord) -> Tensor:
     (arXiv 1906.04341).
     """
     maps, num = record.positive_maps.flatten(2), record.shape[1]
-    if num == 1:
-        return maps.new_zeros((len(maps), 1, 1))
-    # Of sums, because means would take one more pass: where p and q each sum to 1,
-    # H((p + q) / 2) = -sum (p + q) log(p + q) / 2 + log 2.
-    sums = torch.cat([entropy(maps[:, head:head + 1] + maps[:, head + 1:])
-                      for head in range(num - 1)], dim=1)
-    first, second = torch.triu_indices(num, num, 1, device=maps.device)
     own = record.entropies
     result = own.new_zeros((len(own), num, num))
+    if num == 1:
+        return result
+    first, second = torch.triu_indices(num, num, 1, device=maps.device)
+    # Of sums, because means would take one more pass: where p and q each sum to 1,
+    # H((p + q) / 2) = -sum (p + q) log(p + q) / 2 + log 2. A product adds many pairs at a time.
+    heads = torch.eye(num, dtype=maps.dtype, device=maps.device)
+    sums = (heads[first] + heads[second]).expand(len(maps), -1, -1)
+    entropies = torch.cat([entropy(part @ maps) for part in sums.split(4 * num, dim=1)], dim=1)
     # Rounding may leave a little less than nothing between equal heads.
-    result[:, first, second] = (sums / (2 * record.num_tokens) + math.log(2)
+    result[:, first, second] = (entropies / (2 * record.num_tokens) + math.log(2)
                                 - (own[:, first] + own[:, second]) / 2).clamp_min(0)
     return (result + result.mT) / math.log(2)
 
@@ -100,22 +101,21 @@ def mean_attention_distance(record: AttentionRecord) -> Tensor:
     Source: Dosovitskiy et al., ICLR 2021 (arXiv 2010.11929), there in pixels.
     """
     skip = record.num_prefix
-    distances, patches = _distances(record.grid, skip, record.dtype, record.device)
+    weights = _distances(record.grid, skip, record.dtype, record.device)
     # Rows and columns of prefix tokens stay where they are, with no weight: nothing is copied.
-    total = torch.einsum('bhij,ij->bhi', record.maps, distances)[..., skip:]
-    attention = (record.maps @ patches)[..., skip:]
+    total, attention = torch.einsum('bhij,ijc->cbhi', record.maps, weights)[..., skip:]
     return (total / attention.clamp_min(NO_ATTENTION)).mean(-1)
 
 
 @lru_cache(maxsize=8)
 @torch.inference_mode(False)  # what is kept must do for any mode
 def _distances(grid: tuple[int, int], skip: int, dtype: torch.dtype, device: torch.device
-               ) -> tuple[Tensor, Tensor]:
-    """Distances between all tokens and which are patches; 0 for prefix tokens."""
+               ) -> Tensor:
+    """Distances between all tokens, and ones, ``(N, N, 2)``; 0 for prefix tokens."""
     places = torch.cartesian_prod(*(torch.arange(float(side)) for side in grid)).double()
-    distances = nn.functional.pad(torch.cdist(places, places), (skip, 0, skip, 0))
-    patches = nn.functional.pad(torch.ones(len(places)), (skip, 0))
-    return distances.to(device, dtype), patches.to(device, dtype)
+    distances = torch.cdist(places, places)
+    weights = torch.stack((distances, torch.ones_like(distances)), dim=-1)
+    return nn.functional.pad(weights, (0, 0, skip, 0, skip, 0)).to(device, dtype)
 
 
 def head_output_cka_terms(record: HeadRecord) -> Tensor:

@@ -51,7 +51,7 @@ def unbiased_hsic(records: Sequence[Record]) -> Tensor:
     dims = [record.shape[2] for record in records]
     if sum(dims) <= num:
         # <X X^T, Y Y^T> = ||X^T Y||^2, for all pairs in one product.
-        centred = [record.vectors() - record.vectors().mean(1, keepdim=True) for record in records]
+        centred = [record.vectors() - record.mean for record in records]
         diagonals = [x.square().sum(-1) for x in centred]
         joined = torch.cat(centred, dim=2)
         rows = (joined.mT @ joined).square().split(dims, dim=1)
@@ -66,7 +66,7 @@ def unbiased_hsic(records: Sequence[Record]) -> Tensor:
     means = traces[:, :, None] * traces[:, None] / ((num - 1) * (num - 2))
     hsic = (product - own + means - 2 / (num - 2) * own) / (num * (num - 3))
     # Of vectors that are all equal, the mean leaves rounding alone.
-    lengths = torch.stack([record.vectors().mean(1).square().sum(-1) for record in records], dim=1)
+    lengths = torch.cat([record.mean.square().sum(-1) for record in records], dim=1)
     varies = traces > 100 * torch.finfo(traces.dtype).eps**2 * num * lengths
     return hsic * varies[:, :, None] * varies[:, None]
 
@@ -111,8 +111,21 @@ def linear_cka(terms: Tensor) -> Tensor:
 
 def _inner_products(vectors: Sequence[Tensor]) -> Tensor:
     """Inner products ``(B, L, L)`` of ``L`` batches of vectors ``(B, D)``."""
-    stacked = torch.stack(list(vectors), dim=1)
+    stacked = _stack(vectors)
     return stacked @ stacked.mT
+
+
+def _stack(tensors: Sequence[Tensor]) -> Tensor:
+    """``(B, L, D)`` from ``L`` tensors ``(B, D)``: no copy where they lie in one at equal steps."""
+    first = tensors[0]
+    offsets = [tensor.storage_offset() for tensor in tensors]
+    step = (offsets[-1] - offsets[0]) // max(1, len(tensors) - 1)
+    if any(tensor.untyped_storage().data_ptr() != first.untyped_storage().data_ptr()
+           or tensor.stride() != first.stride() for tensor in tensors) \
+            or offsets != [offsets[0] + step * index for index in range(len(tensors))]:
+        return torch.stack(list(tensors), dim=1)
+    return first.as_strided((len(first), len(tensors), first.size(1)),
+                            (first.stride(0), step, first.stride(1)))
 
 
 def _pairs(records: Sequence[Record], shape: Callable[[Record], object],

@@ -203,15 +203,18 @@ class Tap:
 
     # Capture
 
-    def attach(self, requests: Iterable[Request]) -> None:
+    def attach(self, requests: Iterable[Request],
+               on_capture: Callable[[str, Layer], None] = lambda source, layer: None) -> None:
         """Hook the modules that the requested records need.
 
         Args:
             requests (Iterable[tuple[str, int | str]]): Level and resolved layer of each.
+            on_capture (Callable): Called with these of each as soon as it is captured.
 
         Raises:
             ValueError: If a module is missing, or attention cannot be rebuilt.
         """
+        self._on_capture = on_capture
         requests = sorted(set(requests), key=str)
         hooked = []
         for source, layer in requests:
@@ -245,6 +248,16 @@ class Tap:
         self._captured.clear()
         self._records.clear()
 
+    def forget(self, source: str, layer: Layer) -> None:
+        """Forget what was captured of one layer.
+
+        Args:
+            source (str): ``'patch'``, ``'maps'``, ``'values'`` or ``'outputs'``.
+            layer (int | str): Resolved layer.
+        """
+        self._captured.pop((source, layer), None)
+        self._records.pop((source, layer, Weights()), None)
+
     def start(self) -> None:
         """Forget what was captured, and capture from now on."""
         self.clear()
@@ -265,16 +278,20 @@ class Tap:
             self.stop()
             self.clear()
 
+    def _capture(self, key: Request, tensor: Tensor) -> None:
+        self._captured[key] = tensor
+        self._on_capture(*key)
+
     def _capture_output(self, key: Request) -> Callable[[nn.Module, tuple, Tensor], None]:
         def hook(module: nn.Module, args: tuple, output: Tensor) -> None:
             if self._recording:
-                self._captured[key] = output
+                self._capture(key, output)
         return hook
 
     def _capture_input(self, key: Request) -> Callable[[nn.Module, tuple], None]:
         def hook(module: nn.Module, args: tuple) -> None:
             if self._recording:
-                self._captured[key] = args[0]
+                self._capture(key, args[0])
         return hook
 
     # Records

@@ -1,5 +1,6 @@
 """Tap for MMPretrain's SwinTransformer."""
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from mmpretrain.models.backbones import SwinTransformer
 from mmpretrain.models.utils import WindowMSA
@@ -47,9 +48,9 @@ class SwinTransformerTap(Tap):
                 f'{type(attention).__name__}, whose maps this tap does not know; drop the '
                 "terms with `on='attention'`")
 
-    def attach(self, requests: Sequence[Request]) -> None:
+    def attach(self, requests: Sequence[Request], *args: Any) -> None:
         requests = list(requests)
-        super().attach(requests)
+        super().attach(requests, *args)
         for layer in {layer for source, layer in requests if source in HEADS}:
             self._handles.append(
                 self.blocks[layer].register_forward_pre_hook(self._refuse_padding(layer)))

@@ -41,7 +41,7 @@ def parse_args() -> argparse.Namespace:
                         help='of these, for the measures that are too dear for all (default: 32)')
     parser.add_argument('--measures', nargs='+', choices=MEASURES, metavar='MEASURE', default='all',
                         help=f'default: all of {", ".join(MEASURES)}')
-    parser.add_argument('--batch-size', type=int, default=16)
+    parser.add_argument('--batch-size', type=int, default=32)
     parser.add_argument('--workers', type=int, default=2, help='processes that load images')
     parser.add_argument('--device', help='default: cuda where there is one, else cpu')
     parser.add_argument('--out', type=Path, help='default: work_dirs/audit/<model>')

@@ -28,7 +28,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('model', help='a config, or what else tools/analysis/audit.py takes')
     parser.add_argument('--images', type=int, default=1000)
     parser.add_argument('--subsampled', type=int, default=32, help='for the dear measures')
-    parser.add_argument('--batch-size', type=int, default=16)
+    parser.add_argument('--batch-size', type=int, default=32)
     parser.add_argument('--img-size', type=int, default=224)
     parser.add_argument('--device', choices=('cpu', 'cuda'),
                         default='cuda' if torch.cuda.is_available() else 'cpu')
