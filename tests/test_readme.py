@@ -94,7 +94,7 @@ def test_the_example_of_the_metric_and_its_hook_builds() -> None:
 
 def test_the_page_of_the_audit_names_an_option_that_there_is() -> None:
     parameters = inspect.signature(mmdiverse.audit).parameters
-    assert parameters['num_subsampled'].default == 32 and 'look\nat 32 of the images' in AUDIT
+    assert parameters['num_subsampled'].default == 32 and 'look at 32 of the images' in AUDIT
     assert len(MEASURES) == 18 and 'definitions of 18 measures' in README
 
 

@@ -130,6 +130,7 @@ class RedundancyMeter:
         for handle in self._handles:
             handle.remove()
         self._handles = []
+        self._tokens.clear()
         self.tap.detach()
 
     @contextmanager
@@ -188,6 +189,7 @@ class RedundancyMeter:
             else:
                 values[measure.name] = [self._finish(measure, layer)
                                         for layer in self.layers(measure)]
+        self._tokens.clear()
         weights = self.measure_weights()
         return {measure.name: {**values, **weights}[measure.name] for measure in self.measures}
 
@@ -251,7 +253,7 @@ class RedundancyMeter:
         self.tap.forget(source, layer)
         self._seen.add((source, layer))
         if source == 'patch':
-            self._tokens[layer] = record
+            self._keep_tokens(record)
         else:
             # Made as the model works, measured in full precision.
             with torch.autocast(record.device.type, enabled=False):
@@ -260,11 +262,8 @@ class RedundancyMeter:
     def _after_forward(self, backbone: nn.Module, args: tuple, output: Any) -> None:
         if not self.tap.stop():
             return
-        try:
-            if output is not None:
-                self._measure_pass()
-        finally:
-            self._tokens.clear()
+        if output is not None:
+            self._measure_pass()
 
     @torch.compiler.disable
     @torch.no_grad()
@@ -278,6 +277,19 @@ class RedundancyMeter:
         self._rows.clear()
         self._last_chosen = self._subsample is None or bool(self._subsample[-1])
         self.images += self._input_shape[0]
+
+    def _keep_tokens(self, record: TokenRecord) -> None:
+        """Copy tokens to where those of the pass before were.
+
+        The memory of the model's own is then free for its next layer, as without a meter: to take
+        new memory, and to give all of it back at the end, would slow the model down.
+        """
+        kept = self._tokens.get(record.layer)
+        if kept is None or (kept.shape, kept.dtype, kept.device) != (record.shape, record.dtype,
+                                                                     record.device):
+            self._tokens[record.layer] = TokenRecord(record.vectors().clone(), record.layer)
+        else:
+            kept.vectors().copy_(record.vectors())
 
     def _measure_tokens(self) -> None:
         measures = [measure for measure in self.measures if measure.captured == 'patch']

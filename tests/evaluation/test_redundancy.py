@@ -763,6 +763,40 @@ def test_measuring_does_not_change_gradients(family: Family) -> None:
         torch.testing.assert_close(parameter.grad, other.grad, rtol=0, atol=0)
 
 
+def test_heads_are_let_go_of_block_by_block() -> None:
+    backbone, held = build(VIT), []
+    meter = RedundancyMeter(backbone, ['head_cosine', 'head_output_cka'])
+    for block in backbone.layers:
+        block.register_forward_hook(lambda *args: held.append(dict(meter.tap._captured)))
+    with torch.no_grad(), meter.measuring():
+        backbone(images(VIT, 2))
+    assert held == [{}] * len(backbone.layers)
+
+
+def test_tokens_are_kept_where_those_of_the_pass_before_were() -> None:
+    backbone = build(VIT)
+    meter = RedundancyMeter(backbone, ['token_cosine_signed'])
+    places = []
+    with torch.no_grad(), meter.measuring():
+        for count in (3, 3, 2):
+            backbone(images(VIT, count))
+            places.append({layer: record.vectors().data_ptr()
+                           for layer, record in meter._tokens.items()})
+    assert places[0] == places[1] and meter._tokens[0].shape[0] == 2
+    meter.compute()
+    assert not meter._tokens
+
+
+def test_a_block_that_is_called_twice_counts_once() -> None:
+    backbone, pixels = build(VIT), images(VIT, 2)
+    expected = measure(backbone, [pixels])
+    attention = backbone.layers[1].attn
+    forward = attention.forward
+    attention.forward = lambda *args, **kwargs: (forward(torch.randn_like(args[0]), **kwargs),
+                                                 forward(*args, **kwargs))[1]
+    assert_same(measure(backbone, [pixels]), expected, rtol=1e-9, atol=1e-12)
+
+
 def test_inference_mode_is_measured_alike() -> None:
     backbone, pixels = build(VIT), images(VIT, 2)
     meter = RedundancyMeter(backbone)
