@@ -102,7 +102,7 @@ def load_model(model: str | Path | Config | nn.Module, checkpoint: str | Path | 
             checkpoint = _load_timm_weights(classifier.backbone.timm_model, source, checkpoint)
         elif checkpoint is not None:
             state = {key.removeprefix('backbone.'): value
-                     for key, value in _read_state(checkpoint).items()
+                     for key, value in read_state(checkpoint).items()
                      if key.startswith('backbone.')}
             _load_weights(classifier.backbone, state, source, checkpoint)
         elif isinstance(model, nn.Module):
@@ -230,7 +230,7 @@ def _load_timm_weights(model: nn.Module, source: str, checkpoint: str | Path | N
     except OSError as error:
         raise OSError(f'the weights of {source} could not be downloaded: {error} Give a '
                       'checkpoint') from error
-    state = whole if checkpoint is None else _read_state(checkpoint)
+    state = whole if checkpoint is None else read_state(checkpoint)
     head = whole.keys() - model.state_dict().keys()
     released = model.pretrained_cfg
     checkpoint = checkpoint or f'timm/{released["architecture"]}.{released["tag"]}'
@@ -239,7 +239,16 @@ def _load_timm_weights(model: nn.Module, source: str, checkpoint: str | Path | N
     return checkpoint
 
 
-def _read_state(checkpoint: str | Path) -> dict[str, Tensor]:
+def read_state(checkpoint: str | Path) -> dict[str, Tensor]:
+    """The weights in a checkpoint, alone or below ``'state_dict'`` or ``'model'``.
+
+    Args:
+        checkpoint (str | Path): Path, also ``.safetensors``, or URL.
+
+    Raises:
+        OSError: If it cannot be read or downloaded.
+        ValueError: If it is no checkpoint, or not a whole one.
+    """
     name, path = str(checkpoint), Path(checkpoint).expanduser()
     if '://' not in name and not path.is_file():
         raise FileNotFoundError(f'there is no checkpoint {name}')

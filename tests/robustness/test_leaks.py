@@ -15,6 +15,8 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import Tensor, nn
+from torch._subclasses import FakeTensor
+from torch._subclasses.functional_tensor import FunctionalTensor
 
 from mmdiverse.hooks import DiversityHook
 from mmdiverse.taps import build_tap
@@ -93,7 +95,9 @@ def resident() -> int:
 
 def live_tensors() -> list[Tensor]:
     gc.collect()
-    return [thing for thing in gc.get_objects() if issubclass(type(thing), Tensor)]
+    # Those that torch.compile has traced with, and keeps, have no memory.
+    return [thing for thing in gc.get_objects() if issubclass(type(thing), Tensor)
+            and not isinstance(thing, (FakeTensor, FunctionalTensor))]
 
 
 class Usage(Hook):
