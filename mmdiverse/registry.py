@@ -39,7 +39,7 @@ class ScopedRegistry(Registry):
 
 
 HOOKS = ScopedRegistry(host.HOOKS, ['mmdiverse.hooks'])
-MODELS = ScopedRegistry(host.MODELS, ['mmdiverse.mixing'])
+MODELS = ScopedRegistry(host.MODELS, ['mmdiverse.mixing', 'mmdiverse.necks'])
 METRICS = ScopedRegistry(host.METRICS, ['mmdiverse.evaluation'])
 DATASETS = ScopedRegistry(host.DATASETS, ['mmdiverse.datasets'])
 BATCH_AUGMENTS = ScopedRegistry(host.BATCH_AUGMENTS, ['mmdiverse.mixing'])

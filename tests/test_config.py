@@ -22,13 +22,20 @@ from mmdiverse.config import (
     remove_mixing,
 )
 from mmdiverse.hooks import DiversityHook
+from mmdiverse.recipe import diff_configs
 
 DEIT = 'mmpretrain::deit/deit-small_4xb256_in1k.py'
 SWIN = 'mmpretrain::swin_transformer/swin-tiny_16xb64_in1k.py'
 ROOT = Path(__file__).resolve().parents[1] / 'configs'
 LEAVES = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob('[!_]*/*.py'))
-PAIRS = [(name, re.sub(r'_(diverse(-[a-z]+)?|patch-mixing)(?=_)', '', name)) for name in LEAVES
-         if name.startswith(('digits', 'deit')) and ('_diverse' in name or '-mixing_' in name)]
+
+def plain_name(name: str) -> str:
+    """The config of the plain twin, by the rule of names: ours, or else MMPretrain's."""
+    plain = re.sub(r'_(diverse(-[a-z]+)?|patch-mixing)(?=_)', '', name)
+    return str(ROOT / plain) if plain in LEAVES else f'mmpretrain::{plain}'
+
+
+PAIRS = [(name, plain_name(name)) for name in LEAVES if '_diverse' in name or '_patch-mix' in name]
 HOOK = 'mmdiverse.DiversityHook'
 
 hosts = pytest.mark.parametrize('name', [DEIT, SWIN])
@@ -139,17 +146,24 @@ def test_is_diversified(loaded: dict, name: str) -> None:
 
 @pytest.mark.parametrize(('diverse', 'name'), PAIRS)
 def test_plain_twin_of_a_shipped_config_is_its_plain_config(diverse: str, name: str) -> None:
-    twin, expected = plain(plain_twin(load_config(ROOT / diverse))), plain(load_config(ROOT / name))
+    twin, expected = plain(plain_twin(load_config(ROOT / diverse))), plain(load_config(name))
     twin.pop('diversity', None)  # of the fragment
     for cfg in (twin, expected):
         cfg['custom_hooks'] = cfg.get('custom_hooks') or []
     assert twin == expected
 
 
+@pytest.mark.parametrize(('diverse', 'name'), PAIRS)
+def test_a_shipped_config_and_its_plain_config_differ_in_diversity_alone(diverse: str, name: str
+                                                                         ) -> None:
+    differences = diff_configs(load_config(ROOT / diverse), load_config(name))
+    assert differences and [each.key for each in differences if not each.why] == []
+
+
 # The DeiT recipes choose the authors' partners, `flip`.
 @pytest.mark.parametrize(('diverse', 'name'), [pair for pair in PAIRS if 'digits' in pair[0]])
 def test_mixing_of_a_plain_config_is_that_of_its_diversified_one(diverse: str, name: str) -> None:
-    expected, cfg = load_config(ROOT / diverse), load_config(ROOT / name)
+    expected, cfg = load_config(ROOT / diverse), load_config(name)
     if expected.model.head.type.startswith('mmdiverse.'):
         add_mixing(cfg)
     for key in ('model', 'data_preprocessor'):
@@ -157,7 +171,7 @@ def test_mixing_of_a_plain_config_is_that_of_its_diversified_one(diverse: str, n
 
 
 def test_there_are_shipped_pairs() -> None:
-    assert len(PAIRS) >= 11
+    assert len(PAIRS) >= 60
 
 
 def test_unknown_fragment_lists_the_known_ones() -> None:
@@ -210,8 +224,8 @@ def test_every_shipped_config_builds_a_model_that_its_terms_fit(name: str) -> No
 
 @pytest.mark.parametrize('name', LEAVES)
 def test_every_shipped_config_says_how_to_launch_it(name: str) -> None:
-    comments = [line for line in (ROOT / name).read_text().splitlines() if line.startswith('#')]
-    assert any('tools/' in line and f'configs/{name}' in line for line in comments)
+    comments = (ROOT / name).read_text().partition('_base_ =')[0].replace('\\\n#', '')
+    assert re.search(rf'tools/.*configs/{name}', comments)
 
 
 def test_mixing_keeps_smoothing_and_factor_of_the_loss(loaded) -> None:

@@ -1,0 +1,6 @@
+# DeiT-B on ImageNet-1k with the authors' terms at one level alone, patch tokens. Everything else is
+# that of deit-base_8xb128_in1k.py.
+#   bash tools/dist_train.sh configs/deit/deit-base_diverse-patch_8xb128_in1k.py 8
+_base_ = ['./deit-small_diverse-patch_8xb128_in1k.py']
+
+model = dict(backbone=dict(arch='deit-base'), head=dict(in_channels=768))

@@ -1,0 +1,16 @@
+# DeiT-B on ImageNet-1k in MMPretrain's own settings, with the patch-level mixing of Chen et al.
+# (CVPR 2022) alone. The plain twin is mmpretrain::deit/deit-base_16xb64_in1k.py.
+#   GPUS=16 bash tools/slurm_train.sh PARTITION JOB \
+#       configs/deit/deit-base_patch-mixing_16xb64_in1k.py
+_base_ = ['mmpretrain::deit/deit-base_16xb64_in1k.py']
+
+data_preprocessor = dict(type='mmdiverse.PatchMixingDataPreprocessor', patch_size=16)
+model = dict(
+    backbone=dict(out_type='raw'),
+    head=dict(
+        type='mmdiverse.PatchMixingClsHead',
+        loss=dict(_delete_=True, type='mmdiverse.PatchMixingLoss', label_smooth_val=0.1)),
+    train_cfg=dict(augments=[
+        dict(type='mmdiverse.PatchMixup', alpha=0.8),
+        dict(type='mmdiverse.PatchCutMix', alpha=1.0),
+    ]))

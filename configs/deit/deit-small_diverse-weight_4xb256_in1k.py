@@ -1,0 +1,6 @@
+# DeiT-S on ImageNet-1k in MMPretrain's own settings, with the authors' terms at one level alone,
+# query, key and value matrices. The plain twin is mmpretrain::deit/deit-small_4xb256_in1k.py.
+#   bash tools/dist_train.sh configs/deit/deit-small_diverse-weight_4xb256_in1k.py 4
+_base_ = ['mmpretrain::deit/deit-small_4xb256_in1k.py', '../_base_/diversity/official_weight.py']
+
+custom_hooks = [_base_.diversity]

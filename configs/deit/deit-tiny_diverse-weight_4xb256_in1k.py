@@ -1,0 +1,6 @@
+# DeiT-Ti on ImageNet-1k in MMPretrain's own settings, with the authors' terms at one level alone,
+# query, key and value matrices. The plain twin is mmpretrain::deit/deit-tiny_4xb256_in1k.py.
+#   bash tools/dist_train.sh configs/deit/deit-tiny_diverse-weight_4xb256_in1k.py 4
+_base_ = ['mmpretrain::deit/deit-tiny_4xb256_in1k.py', '../_base_/diversity/official_weight.py']
+
+custom_hooks = [_base_.diversity]
