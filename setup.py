@@ -3,15 +3,13 @@
 Besides the package it ships ``mmdiverse/.mim``: the configs, the tools and the model index, where
 MMEngine looks for ``_base_ = 'mmdiverse::...'`` and MIM for ``mim train mmdiverse``.
 """
-from __future__ import annotations
-
 import os
 import shutil
+import sys
 from pathlib import Path
 
 from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
-from setuptools.command.develop import develop
 
 ROOT = Path(__file__).resolve().parent
 MIM_CONTENTS = ('configs', 'tools', 'model-index.yml')
@@ -26,6 +24,11 @@ def read_version() -> str:
 def read_requirements(name: str) -> list[str]:
     lines = (ROOT / 'requirements' / f'{name}.txt').read_text(encoding='utf-8').splitlines()
     return [line.strip() for line in lines if line.strip() and not line.startswith('#')]
+
+
+def extras() -> list[str]:
+    files = (ROOT / 'requirements').glob('*.txt')
+    return sorted({path.stem for path in files} - {'runtime', 'constraints'})
 
 
 def copy(source: Path, target: Path) -> None:
@@ -56,20 +59,19 @@ class BuildPyWithMim(build_py):
     """Copies ``.mim`` into a wheel; links it in the source tree of an editable install."""
 
     def run(self) -> None:
-        super().run()
-        if getattr(self, 'editable_mode', False):
+        if getattr(self, 'editable_mode', False):  # since setuptools 64
+            super().run()
             fill_mim(ROOT / 'mmdiverse', link)
         else:
-            fill_mim(Path(self.build_lib) / 'mmdiverse', copy)
+            package = Path(self.build_lib, 'mmdiverse')
+            if package.exists():  # of an earlier build, perhaps with modules that are gone since
+                shutil.rmtree(package)
+            super().run()
+            fill_mim(package, copy)
 
 
-class DevelopWithMim(develop):
-    """``setup.py develop``, by which older pips install editably, and which runs no build_py."""
-
-    def run(self) -> None:
-        fill_mim(ROOT / 'mmdiverse', link)
-        super().run()
-
+if 'develop' in sys.argv:  # by which older pips install editably, and which runs no build_py
+    fill_mim(ROOT / 'mmdiverse', link)
 
 setup(
     name='mmdiverse',
@@ -77,18 +79,21 @@ setup(
     description='Diversity regularizers for the vision transformers of MMPretrain',
     long_description=(ROOT / 'README.md').read_text(encoding='utf-8'),
     long_description_content_type='text/markdown',
-    license='Apache-2.0',
+    author='The mmdiverse authors',
+    license_expression='Apache-2.0',
+    keywords=['vision transformer', 'regularization', 'diversity', 'redundancy', 'MMPretrain'],
     packages=find_packages(include=['mmdiverse', 'mmdiverse.*']),
     include_package_data=True,
     python_requires='>=3.10',
     install_requires=read_requirements('runtime'),
-    extras_require={name: read_requirements(name) for name in ('openmmlab', 'onedl', 'tests')},
-    cmdclass={'build_py': BuildPyWithMim, 'develop': DevelopWithMim},
+    extras_require={name: read_requirements(name) for name in extras()},
+    cmdclass={'build_py': BuildPyWithMim},
     classifiers=[
         'Development Status :: 4 - Beta',
         'Intended Audience :: Science/Research',
         'Operating System :: OS Independent',
-        'Programming Language :: Python :: 3',
+        'Programming Language :: Python :: 3 :: Only',
+        'Programming Language :: Python :: 3.11',
         'Topic :: Scientific/Engineering :: Artificial Intelligence',
     ],
     zip_safe=False,

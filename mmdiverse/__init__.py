@@ -2,7 +2,8 @@
 
 Importing the package checks the host packages and mends what current torch, setuptools and
 transformers broke in them (:mod:`mmdiverse.compat`). It imports no model, loss or hook: the
-registries find those when a config names them, and :func:`audit` when it is called.
+registries find those when a config names them, and the functions of :data:`FUNCTIONS` are imported
+when they are first used.
 """
 from __future__ import annotations
 
@@ -13,7 +14,13 @@ from typing import Any
 
 from mmdiverse.version import __version__
 
-__all__ = ['__version__', 'audit']
+#: Public functions and their modules.
+FUNCTIONS = {
+    'audit': 'mmdiverse.evaluation.audit',
+    'get_model': 'mmdiverse.model_hub',
+    'list_models': 'mmdiverse.model_hub',
+}
+__all__ = ['__version__', *FUNCTIONS]
 
 # Module: the oldest supported version, and the first one that is not.
 HOST_VERSIONS = {
@@ -68,8 +75,8 @@ def _check_pkg_resources(mmengine_version: str) -> None:
 
 
 def __getattr__(name: str) -> Any:
-    if name == 'audit':
-        return import_module('mmdiverse.evaluation.audit').audit
+    if name in FUNCTIONS:
+        return getattr(import_module(FUNCTIONS[name]), name)
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
 
 

@@ -224,7 +224,7 @@ def load_from_local(filename: str, map_location: Any = None) -> Any:
 
     Args:
         filename (str): Its path.
-        map_location (str or Callable, optional): As for :func:`torch.load`.
+        map_location (str or Callable, optional): As for ``torch.load``.
 
     Returns:
         dict: The checkpoint.

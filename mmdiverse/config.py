@@ -95,7 +95,7 @@ def plain_twin(cfg: Config) -> Config:
 
 def is_diversified(cfg: Config) -> bool:
     """Whether a config holds a DiversityHook or mixes patches."""
-    return any(hook.get('type') == HOOK for hook in cfg.get('custom_hooks') or []) or \
+    return any(type_name(hook) == HOOK for hook in cfg.get('custom_hooks') or []) or \
         _head_type(cfg) in MIXING_HEADS.values()
 
 
@@ -109,15 +109,15 @@ def add_mixing(cfg: Config) -> Config:
         ValueError: If the model or an augment is another.
     """
     model = cfg.model
-    head = _type(model.head)
+    head = type_name(model.head)
     if head in MIXING_HEADS.values():
         return cfg
     backbone = model.backbone
     expected = {'VisionTransformer': 'VisionTransformerClsHead',
                 'SwinTransformer': 'LinearClsHead'}
-    if expected.get(_type(backbone)) != head:
+    if expected.get(type_name(backbone)) != head:
         raise ValueError('patch-level mixing knows these pairs of `model.backbone` and `model.head`'
-                         f': {expected}, but got {_type(backbone)} and {head}')
+                         f': {expected}, but got {type_name(backbone)} and {head}')
     if head == 'VisionTransformerClsHead':
         backbone.out_type = 'raw'
         patch_size = backbone.get('patch_size', 16)
@@ -130,7 +130,7 @@ def add_mixing(cfg: Config) -> Config:
     model.head.loss = _mixing_loss(model.head.get('loss') or dict(type='CrossEntropyLoss'))
     _replace_augments(cfg, MIXING_AUGMENTS)
     for preprocessor in _preprocessors(cfg):
-        if _type({'type': 'ClsDataPreprocessor', **preprocessor}) != 'ClsDataPreprocessor':
+        if type_name({'type': 'ClsDataPreprocessor', **preprocessor}) != 'ClsDataPreprocessor':
             raise ValueError('patch-level mixing replaces a `data_preprocessor` of type '
                              f'ClsDataPreprocessor, but got {preprocessor.type}')
         preprocessor.type = MIXING_PREPROCESSOR
@@ -144,7 +144,7 @@ def remove_mixing(cfg: Config) -> Config:
     plain = {mixing: head for head, mixing in MIXING_HEADS.items()}
     if _head_type(cfg) not in plain:
         return cfg
-    model.head.type = plain[model.head.type]
+    model.head.type = plain[_head_type(cfg)]
     if model.head.type == 'VisionTransformerClsHead':
         model.backbone.pop('out_type', None)
     else:
@@ -158,18 +158,31 @@ def remove_mixing(cfg: Config) -> Config:
     return cfg
 
 
-def _type(config: dict[str, Any]) -> str:
-    return config['type'].removeprefix('mmpretrain.')
+def type_name(config: dict[str, Any]) -> str:
+    """The name of the type of a config, given as text or, in the new style, as a class.
+
+    Args:
+        config (dict): With ``type``; without any, the name is empty.
+
+    Returns:
+        str: ``mmdiverse.X`` for what is ours, and ``X`` for everything else, whatever its scope.
+    """
+    kind = config.get('type') or ''
+    if not isinstance(kind, str):
+        kind = f'{kind.__module__}.{kind.__qualname__}'
+    kind = kind.replace('/', '.')
+    name = kind.rpartition('.')[-1]
+    return f'mmdiverse.{name}' if kind.startswith('mmdiverse.') else name
 
 
-def _head_type(cfg: Config) -> str | None:
-    return (cfg.model.get('head') or {}).get('type')
+def _head_type(cfg: Config) -> str:
+    return type_name(cfg.model.get('head') or {})
 
 
 def _mixing_loss(loss: dict[str, Any]) -> dict[str, Any]:
     """The mixing loss with the smoothing and the factor of a plain one."""
     loss = {'mode': 'original', 'use_sigmoid': False, **loss}
-    if (_type(loss), loss['mode']) not in {
+    if (type_name(loss), loss['mode']) not in {
             ('LabelSmoothLoss', 'original'), ('CrossEntropyLoss', 'original')} or \
             loss['use_sigmoid']:
         raise ValueError('patch-level mixing replaces a `model.head.loss` of type CrossEntropyLoss,'
@@ -180,7 +193,7 @@ def _mixing_loss(loss: dict[str, Any]) -> dict[str, Any]:
 
 def _without_hook(cfg: Config) -> Config:
     if cfg.get('custom_hooks'):
-        cfg.custom_hooks = [hook for hook in cfg.custom_hooks if hook.get('type') != HOOK]
+        cfg.custom_hooks = [hook for hook in cfg.custom_hooks if type_name(hook) != HOOK]
     return cfg
 
 
@@ -197,9 +210,9 @@ def _replace_augments(cfg: Config, types: dict[str, str]) -> None:
     for owner in (cfg.model.get('train_cfg'), *owners):
         augments = (owner or {}).get('augments') or []
         for augment in [augments] if isinstance(augments, dict) else augments:
-            if _type(augment) not in types:
+            if type_name(augment) not in types:
                 raise ValueError(f'`model.train_cfg.augments` must be among {list(types)} for '
                                  f'patch-level mixing, but got {augment["type"]}')
-            augment['type'] = types[_type(augment)]
+            augment['type'] = types[type_name(augment)]
             if not augment['type'].startswith('mmdiverse.'):
                 augment.pop('partner', None)

@@ -66,7 +66,7 @@ class Converted(NamedTuple):
 
     Attributes:
         state (dict[str, Tensor]): By the keys of ``layout``.
-        family (str): One of :data:`FAMILIES`.
+        family (str): One of ``FAMILIES``.
         layout (str): ``'timm'`` or ``'mmpretrain'``.
     """
 

@@ -1,24 +1,79 @@
 """Runs MMPretrain's own ``train.py`` and ``test.py``, after what they cannot do by themselves.
 
 The scripts that MMPretrain installs are executed as they are, with the user's arguments. Before
-that, a config named ``package::path`` is found, one diversified by ``--diversity`` is written into
-the work dir, and a process group is started where the machine has no GPU.
+that, a config named ``package::path`` is found, what would end the run later with an error hard to
+read ends it at once, a config changed by ``--diversity`` or for TensorBoard is written into the
+work dir, and a process group is started where the machine has no GPU.
 """
 from __future__ import annotations
 
 import os
 import runpy
 import sys
+import time
 from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryFile
+from typing import Any, NamedTuple
 
+import torch
 from mmengine.config import Config
 from torch import distributed
 
 from mmdiverse import compat
-from mmdiverse.config import CONFIGS, diversify, list_fragments, load_config
+from mmdiverse.config import CONFIGS, diversify, list_fragments, load_config, type_name
+from mmdiverse.datasets.imagenet import check_imagenet
+from mmdiverse.learning_rate import scaled_learning_rate
+
+RATE = 'optim_wrapper.optimizer.lr'
+LOCAL = 'LocalVisBackend'
+#: Seconds for which other processes wait for the first to fail.
+GRACE = 30
+
+
+class Processes(NamedTuple):
+    """The processes of a run.
+
+    Attributes:
+        total (int): On all machines.
+        here (int): On this machine.
+        rank (int): The place of this one among all.
+        local_rank (int): Its place among those of this machine.
+    """
+
+    total: int = 1
+    here: int = 1
+    rank: int = 0
+    local_rank: int = 0
+
+    @classmethod
+    def of(cls, launcher: str) -> Processes:
+        """Those that a launcher started, as its environment says."""
+        names = LAUNCHERS.get(launcher, {})
+        return cls(**{field: int(os.environ[name]) for field, name in names.items()
+                      if name in os.environ})
+
+
+#: Where each launcher keeps what :class:`Processes` holds.
+LAUNCHERS = {
+    'pytorch': dict(total='WORLD_SIZE', here='LOCAL_WORLD_SIZE', rank='RANK',
+                    local_rank='LOCAL_RANK'),
+    'slurm': dict(total='SLURM_NTASKS', here='SLURM_NTASKS_PER_NODE', rank='SLURM_PROCID',
+                  local_rank='SLURM_LOCALID'),
+    'mpi': dict(total='OMPI_COMM_WORLD_SIZE', here='OMPI_COMM_WORLD_LOCAL_SIZE',
+                rank='OMPI_COMM_WORLD_RANK', local_rank='OMPI_COMM_WORLD_LOCAL_RANK'),
+}
+#: How each starts one process on each GPU of a machine.
+COMMANDS = {
+    'pytorch': 'bash tools/dist_{task}.sh {files} {gpus}',
+    'slurm': 'GPUS_PER_NODE={gpus} bash tools/slurm_{task}.sh PARTITION JOB_NAME {files}',
+    'mpi': 'mpirun -npernode {gpus} python tools/{task}.py {files} --launcher mpi',
+}
+FILES = {'train': 'CONFIG', 'test': 'CONFIG CHECKPOINT'}
 
 
 def run(script: str) -> None:
@@ -28,8 +83,9 @@ def run(script: str) -> None:
         script: ``'train.py'`` or ``'test.py'``.
 
     Raises:
-        SystemExit: Config or fragment do not exist, or the work dir cannot be written. The message
-            is one line and says what to change.
+        SystemExit: Config or fragment do not exist, the work dir cannot be written, there are more
+            processes than GPUs, or ImageNet is not where the config says. The message is one line
+            and says what to change; of the processes of a machine, the first gives it.
     """
     own, host_argv = _own_parser(script).parse_known_args()
     path = host_script(script)
@@ -37,24 +93,12 @@ def run(script: str) -> None:
     if args is None:
         print('\nadded by mmdiverse:\n' + _own_parser(script).format_help().partition('\n\n')[2])
         raise SystemExit(0)
-    fragment = getattr(own, 'diversity', None)
-    mixing = getattr(own, 'mixing', False)
-    if mixing and fragment is None:
-        raise SystemExit('--mixing goes with --diversity: state a fragment, one of '
-                         f'{", ".join(list_fragments())}')
-
-    config = config_path(args.config)
-    cfg, name = load_config(str(config)), config.stem
-    if fragment is not None:
-        try:
-            cfg = diversify(cfg, fragment, mixing=mixing)
-        except (FileNotFoundError, ValueError) as error:
-            raise SystemExit(f'--diversity {fragment}: {_one_line(error)}') from None
-        name = '_'.join([name, Path(fragment).stem] + ['mixing'] * mixing)
-    work_dir = _work_dir(args, cfg, name)
-    check_writable(work_dir)
-    if fragment is not None:
-        config = _write(cfg, work_dir, name)
+    processes = Processes.of(args.launcher)
+    with _one_message(processes):
+        check_gpus(args.launcher, processes, Path(script).stem)
+        cfg, config, notes = _prepare(own, path, args, processes)
+    for note in notes if processes.rank == 0 else ():
+        print(f'mmdiverse: {note}', flush=True)
     if str(config) != args.config:
         host_argv = _replace_config(path, host_argv, args.config, str(config))
     gloo = compat.init_process_group_without_gpu(args.launcher)
@@ -65,6 +109,127 @@ def run(script: str) -> None:
     if gloo:  # a rank that leaves while another still talks to it may abort either
         distributed.barrier()
         distributed.destroy_process_group()
+
+
+def _prepare(own: Namespace, path: Path, args: Namespace, processes: Processes
+             ) -> tuple[Config, Path, list[str]]:
+    """The config to run, the file that holds it, and what the user should know."""
+    fragment = getattr(own, 'diversity', None)
+    mixing = getattr(own, 'mixing', False)
+    if mixing and fragment is None:
+        raise SystemExit('--mixing goes with --diversity: state a fragment, one of '
+                         f'{", ".join(list_fragments())}')
+    config = config_path(args.config)
+    cfg, name = load_config(str(config)), config.stem
+    if fragment is not None:
+        try:
+            cfg = diversify(cfg, fragment, mixing=mixing)
+        except (FileNotFoundError, ValueError) as error:
+            raise SystemExit(f'--diversity {fragment}: {_one_line(error)}') from None
+        name = '_'.join([name, Path(fragment).stem] + ['mixing'] * mixing)
+    options = args.cfg_options or {}
+    final = _load_host(path)['merge_args'](deepcopy(cfg), args)
+    trains = path.name == 'train.py'
+    check_data(final, ('train_dataloader', 'val_dataloader') if trains else ('test_dataloader', ))
+    work_dir = _work_dir(args, cfg, name)
+    check_writable(work_dir)
+    notes = add_tensorboard(cfg, options) if trains else []
+    if fragment is not None or notes:
+        config = _write(cfg, work_dir, name)
+    if trains and RATE not in options:
+        notes += learning_rate_notes(final, processes.total)
+    return cfg, config, notes
+
+
+def check_gpus(launcher: str, processes: Processes, task: str) -> None:
+    """Checks that every process of this machine has a GPU of its own, if there are GPUs.
+
+    MMEngine would stop in CUDA's ``invalid device ordinal``, or in NCCL's ``Duplicate GPU
+    detected``.
+
+    Args:
+        launcher: Who started the processes.
+        processes: Those of the run.
+        task: ``'train'`` or ``'test'``.
+
+    Raises:
+        SystemExit: If there are more processes than GPUs.
+    """
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    # Slurm may show each of its tasks one GPU of its own.
+    if not gpus or processes.here <= gpus or (launcher == 'slurm' and gpus == 1):
+        return
+    visible = os.environ.get('CUDA_VISIBLE_DEVICES')
+    raise SystemExit(
+        f'--launcher {launcher} started {processes.here} processes on this machine, which has '
+        f'{gpus} GPU{"s" * (gpus > 1)}{f" (CUDA_VISIBLE_DEVICES={visible})" if visible else ""}; '
+        f'start one for each: {COMMANDS[launcher].format(task=task, files=FILES[task], gpus=gpus)}')
+
+
+def check_data(cfg: Config, loaders: Sequence[str]) -> None:
+    """Checks that the data of some loaders are where the config says, as far as that is known.
+
+    Args:
+        cfg: The run's config.
+        loaders: Keys of data loaders.
+
+    Raises:
+        SystemExit: If a folder or a class of ImageNet is missing.
+    """
+    for key in loaders:
+        if isinstance(cfg.get(key), dict):
+            try:
+                check_imagenet(cfg[key], key)
+            except (FileNotFoundError, ValueError) as error:
+                raise SystemExit(_one_line(error)) from None
+
+
+def add_tensorboard(cfg: Config, options: Mapping[str, Any]) -> list[str]:
+    """Adds TensorBoard to MMPretrain's default of logs, which are files of text and JSON alone.
+
+    Not where it is not installed, nor where the user chose other logs.
+
+    Args:
+        cfg: The run's config, changed in place.
+        options: Those of ``--cfg-options``.
+
+    Returns:
+        list[str]: What the user should know; nothing where nothing is done.
+    """
+    backends = (cfg.get('visualizer') or {}).get('vis_backends')
+    if any(key.split('.')[0] == 'visualizer' for key in options) or \
+            not isinstance(backends, list) or [type_name(b) for b in backends] != [LOCAL] or \
+            backends[0].keys() - {'type', '_scope_'} or find_spec('tensorboard') is None:
+        return []
+    try:
+        import torch.utils.tensorboard  # noqa: F401
+    except Exception as error:  # it needs packages that break in ways of their own
+        return [f'TensorBoard is installed, but cannot be imported ({_one_line(error)}); there '
+                'will be no event files']
+    backends.append(dict(type='TensorboardVisBackend'))
+    return ['TensorBoard is installed, so its event files are written too; state '
+            '`visualizer.vis_backends` to choose otherwise']
+
+
+def learning_rate_notes(cfg: Config, processes: int) -> list[str]:
+    """Says whether the images of a step differ from those for which the learning rate is meant.
+
+    Args:
+        cfg: The run's config.
+        processes: Of the run.
+
+    Returns:
+        list[str]: What the user should know; nothing where the rate fits, or cannot be judged.
+    """
+    rate = scaled_learning_rate(cfg, processes)
+    if rate is None or rate.fits:
+        return []
+    # MMEngine leaves out accumulated batches.
+    automatic = '--auto-scale-lr or ' if rate.accumulated == 1 else ''
+    return [f'warning: a step takes {rate.images} images, but the learning rate '
+            f'{rate.configured:g} is meant for {rate.base} (`auto_scale_lr.base_batch_size`), and '
+            f'this run trains with {rate.actual:g}; for {rate.scaled:g} pass {automatic}'
+            f'--cfg-options {RATE}={rate.configured * rate.scaled / rate.actual:g}']
 
 
 def config_path(name: str) -> Path:
@@ -120,6 +285,20 @@ def check_writable(work_dir: Path) -> None:
                          f'({error.strerror}): pass a writable one with --work-dir') from None
 
 
+@contextmanager
+def _one_message(processes: Processes) -> Iterator[None]:
+    """Lets the first process of a machine say why the run ends, and the others only if it does not.
+
+    A launcher ends all processes with the first that ends.
+    """
+    try:
+        yield
+    except SystemExit:
+        if processes.local_rank:
+            time.sleep(GRACE)
+        raise
+
+
 def _own_parser(script: str) -> ArgumentParser:
     parser = ArgumentParser(add_help=False, allow_abbrev=False)
     if script == 'train.py':
@@ -138,13 +317,18 @@ def _parse_as_host(path: Path, argv: list[str]) -> Namespace | None:
     """The host script's own reading of ``argv``; None after it printed its help."""
     before, sys.argv = sys.argv, [sys.argv[0], *argv]
     try:
-        return runpy.run_path(str(path), run_name='mmpretrain_tool')['parse_args']()
+        return _load_host(path)['parse_args']()
     except SystemExit as end:
         if end.code:
             raise
         return None
     finally:
         sys.argv = before
+
+
+def _load_host(path: Path) -> dict[str, Any]:
+    """What a host script defines, without running it."""
+    return runpy.run_path(str(path), run_name='mmpretrain_tool')
 
 
 def _shipped(package: str, *parts: str) -> Path:

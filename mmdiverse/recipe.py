@@ -5,8 +5,10 @@ from typing import Any
 
 from mmengine.config import Config
 
-from .config import HOOK, MIXING_AUGMENTS, MIXING_HEADS, MIXING_PREPROCESSOR
+from .config import HOOK, MIXING_AUGMENTS, MIXING_HEADS, MIXING_PREPROCESSOR, load_config, type_name
 
+#: MMPretrain's own DeiT-S, for 4 GPUs.
+MMPRETRAIN = 'mmpretrain::deit/deit-small_4xb256_in1k.py'
 #: Stands for a key that a config lacks.
 ABSENT = '(absent)'
 
@@ -21,6 +23,7 @@ class Difference:
         theirs (str): What it is compared with has.
         why (str): Why it differs; empty where that is not known.
         key (str): The config key that changes it.
+        inherited (bool): Whether MMPretrain's own DeiT-S has it as the config. Defaults to False.
     """
 
     name: str
@@ -28,6 +31,7 @@ class Difference:
     theirs: str
     why: str
     key: str
+    inherited: bool = False
 
 
 @dataclass(frozen=True)
@@ -81,10 +85,10 @@ def _schedule(kind: str) -> Callable[[Config, int], str]:
     def read(cfg: Config, gpus: int) -> str:
         schedulers = cfg.get('param_scheduler') or []
         for scheduler in schedulers if isinstance(schedulers, list) else [schedulers]:
-            if scheduler.type == kind == 'LinearLR':
+            if type_name(scheduler) == kind == 'LinearLR':
                 start = scheduler.start_factor * cfg.optim_wrapper.optimizer.lr
                 return f'{scheduler.end} epochs from {start:g}'
-            if scheduler.type == kind:
+            if type_name(scheduler) == kind:
                 return (f'cosine from epoch {scheduler.get("begin", 0)} of '
                         f'{cfg.train_cfg.max_epochs} to {scheduler.eta_min:g}')
         return 'none'
@@ -97,7 +101,7 @@ def _backbone(name: str, default: Any) -> Callable[[Config, int], str]:
 
 def _average(cfg: Config, gpus: int) -> str:
     momenta = [1 - hook.get('momentum', 0.0002) for hook in cfg.get('custom_hooks') or []
-               if hook.type == 'EMAHook']
+               if type_name(hook) == 'EMAHook']
     return ', '.join(f'{momentum:g}' for momentum in momenta) or 'none'
 
 
@@ -108,7 +112,7 @@ def _loss(cfg: Config, gpus: int) -> str:
 def _augment(kind: str, name: str) -> Callable[[Config, int], str]:
     def read(cfg: Config, gpus: int) -> str:
         for augment in (cfg.model.get('train_cfg') or {}).get('augments') or []:
-            if augment.type in (kind, MIXING_AUGMENTS[kind]):
+            if type_name(augment) in (kind, MIXING_AUGMENTS[kind]):
                 return _show(augment.get(name, 'random' if name == 'partner' else 0.5))
         return 'none'
     return read
@@ -116,7 +120,7 @@ def _augment(kind: str, name: str) -> Callable[[Config, int], str]:
 
 def _share_of_cutmix(cfg: Config, gpus: int) -> str:
     settings = cfg.model.get('train_cfg') or {}
-    kinds = [augment.type.removeprefix('mmdiverse.Patch')
+    kinds = [type_name(augment).removeprefix('mmdiverse.Patch')
              for augment in settings.get('augments') or []]
     shares = settings.get('probs') or [1 / max(1, len(kinds))] * len(kinds)
     return f'{sum(share for kind, share in zip(kinds, shares) if kind == "CutMix"):g}'
@@ -125,28 +129,28 @@ def _share_of_cutmix(cfg: Config, gpus: int) -> str:
 def _pipeline(loader: str, kind: str, show: Callable[[dict], str]) -> Callable[[Config, int], str]:
     def read(cfg: Config, gpus: int) -> str:
         pipeline = cfg[loader].dataset.get('pipeline') or []
-        return next((show(step) for step in pipeline if step['type'] == kind), 'none')
+        return next((show(step) for step in pipeline if type_name(step) == kind), 'none')
     return read
 
 
 def _repeats(cfg: Config, gpus: int) -> str:
     sampler = cfg.train_dataloader.get('sampler') or {}
-    return str(sampler.get('num_repeats', 3)) if sampler.get('type') == 'RepeatAugSampler' else '1'
+    return str(sampler.get('num_repeats', 3)) if type_name(sampler) == 'RepeatAugSampler' else '1'
 
 
 def _patches(cfg: Config, gpus: int) -> str:
-    return 'every patch and the class token' if cfg.model.head.type in MIXING_HEADS.values() \
+    return 'every patch and the class token' if type_name(cfg.model.head) in MIXING_HEADS.values() \
         else 'the class token'
 
 
 def _precision(cfg: Config, gpus: int) -> str:
-    kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
+    kind = type_name(cfg.optim_wrapper) or 'OptimWrapper'
     return 'float32' if kind == 'OptimWrapper' else f'mixed ({kind})'
 
 
 def _terms(level: str) -> Callable[[Config, int], str]:
     def read(cfg: Config, gpus: int) -> str:
-        terms = [term for hook in cfg.get('custom_hooks') or [] if hook.type == HOOK
+        terms = [term for hook in cfg.get('custom_hooks') or [] if type_name(hook) == HOOK
                  for term in hook.terms if term.get('on') == level and term.get('weight')]
         return '; '.join(map(describe_term, terms)) or 'none'
     return read
@@ -158,8 +162,9 @@ def describe_term(term: dict) -> str:
     Args:
         term (dict): As in the config of a :class:`~mmdiverse.hooks.DiversityHook`.
     """
-    options = {key: value for key, value in sorted(term.items()) if key not in ('type', 'on')}
-    return f'{term["type"]} ({", ".join(f"{key} {value}" for key, value in options.items())})'
+    options = ', '.join(f'{key} {value}' for key, value in sorted(term.items())
+                        if key not in ('type', 'on'))
+    return f'{type_name(term).removeprefix("mmdiverse.")} ({options})'
 
 
 def _show(value: Any) -> str:
@@ -172,7 +177,8 @@ def _show(value: Any) -> str:
 AUTHORS = (
     Field('images of a step', '1024', 'train_dataloader.batch_size',
           lambda cfg, gpus: str(_images(cfg, gpus))),
-    Field('optimizer', 'AdamW', 'optim_wrapper.optimizer.type', _optimizer('type')),
+    Field('optimizer', 'AdamW', 'optim_wrapper.optimizer.type',
+          lambda cfg, gpus: type_name(cfg.optim_wrapper.optimizer)),
     Field('learning rate', '0.0005 x images / 512', 'optim_wrapper.optimizer.lr', _rate),
     Field('betas', '(0.9, 0.999)', 'optim_wrapper.optimizer.betas', _optimizer('betas')),
     Field('epsilon', '1e-08', 'optim_wrapper.optimizer.eps', _optimizer('eps')),
@@ -244,7 +250,7 @@ def diff_authors(cfg: Config, gpus: int = 8) -> list[Difference]:
     Raises:
         ValueError: If the config lacks a part that the recipe speaks of.
     """
-    differences = []
+    differences, base = [], load_config(MMPRETRAIN)
     for field in AUTHORS:
         try:
             ours = field.read(cfg, gpus)
@@ -254,7 +260,8 @@ def diff_authors(cfg: Config, gpus: int = 8) -> list[Difference]:
                              f'{type(error).__name__}: {error}') from error
         if ours != field.theirs:
             why = field.why if ours == field.known else ''
-            differences.append(Difference(field.name, ours, field.theirs, why, field.key))
+            differences.append(Difference(field.name, ours, field.theirs, why, field.key,
+                                          inherited=ours == field.read(base, 4)))
     return differences
 
 
@@ -278,7 +285,7 @@ def _flatten(value: Any, key: str = '') -> Iterator[tuple[str, Any]]:
     if isinstance(value, dict) and value:
         for name, part in value.items():
             yield from _flatten(part, f'{key}.{name}' if key else str(name))
-    elif isinstance(value, (list, tuple)) and any(isinstance(part, dict) for part in value):
+    elif isinstance(value, list) and all(isinstance(part, dict) for part in value):
         for index, part in enumerate(value):
             yield from _flatten(part, f'{key}[{index}]')
     else:

@@ -73,12 +73,12 @@ class Record:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Their type: float32 or float64."""
+        """Their type, float32 or float64."""
         return self.parts()[0].dtype
 
     @property
     def total(self) -> int:
-        """Items of the term's batch, of which these are :attr:`items`."""
+        """Items of the term's batch, of which these are ``items``."""
         return self.shape[0]
 
     @property
@@ -300,7 +300,7 @@ class AttentionRecord(Record):
 
     Holds either the softmax maps, where the module computes them, or the queries and keys of a
     fused attention. From these, functions of the inner products are evaluated without a map ever
-    being stored; maps are rebuilt where :meth:`vectors` are asked for:
+    being stored; maps are rebuilt where :meth:`Record.vectors` are asked for:
 
     .. math:: A_h = \mathrm{softmax}(s\, Q_h K_h^\top)
 

@@ -21,8 +21,8 @@ UNSUITED: dict[type[_ParamScheduler], str] = {
 }
 #: Arguments of schedulers that are not for the config of a term.
 RESERVED = ('optimizer', 'param_name', 'last_step', 'verbose')
-#: A negative weight up to this share of the full one is the rounding of a 0: MMEngine's linear
-#: decay to 0 ends a few units in the last place above or below it.
+#: A negative weight up to this share of the full one is the rounding of a 0, because MMEngine's
+#: linear decay to 0 ends a few units in the last place above or below it.
 ROUNDING = 1e-12
 
 

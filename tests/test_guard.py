@@ -16,7 +16,7 @@ FILES = [*ROOT.glob('*.*'), *(path for folder in ('mmdiverse', 'configs', 'tools
                               for path in (ROOT / folder).rglob('*'))]
 TEXTS = sorted(path for path in FILES if path.is_file() and path.suffix in {
     '.py', '.sh', '.md', '.yml', '.yaml', '.toml', '.ini', '.txt', '.in', '.html', '.css', '.js',
-    '.json', '.cfg'} and '.mim' not in path.parts)
+    '.json', '.cfg'} and not {'.mim', '_build'} & {*path.parts})
 CONFIGS = [path for path in TEXTS if path.suffix == '.py' and ROOT / 'configs' in path.parents]
 
 each_module = pytest.mark.parametrize('path', MODULES, ids=lambda path: str(path.relative_to(ROOT)))

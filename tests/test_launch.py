@@ -2,17 +2,22 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
+import torch
 from mmengine.config import Config
 from PIL import Image
 
 from mmdiverse import compat, launch
+from mmdiverse.launch import Processes
+from tests.runs import DIGITS
 
 ROOT = Path(__file__).resolve().parent.parent
 TOOLS = ROOT / 'tools'
@@ -57,6 +62,16 @@ def config(tmp_path: Path) -> Path:
     path = tmp_path / 'tiny.py'
     path.write_text(CONFIG.replace('{images!r}', repr(str(tmp_path / 'images'))))
     return path
+
+
+@pytest.fixture
+def imagenet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder for every class of ImageNet, where MMPretrain's configs look for it."""
+    monkeypatch.chdir(tmp_path)
+    for split in ('train', 'val'):
+        for label in range(1000):
+            (tmp_path / 'data' / 'imagenet' / split / f'n{label:08}').mkdir(parents=True)
+    return tmp_path / 'data' / 'imagenet'
 
 
 def start(command: list[str | Path], cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
@@ -114,7 +129,8 @@ def test_mixing_has_a_name_and_a_default_work_dir_of_its_own(
     assert host_argv == [str(Path('work_dirs', 'tiny_all_mixing', 'tiny_all_mixing.py'))]
 
 
-def test_a_packaged_config_of_mmpretrain_can_be_diversified(tmp_path, monkeypatch, host_argv):
+def test_a_packaged_config_of_mmpretrain_can_be_diversified(
+        tmp_path, imagenet, monkeypatch, host_argv):
     call(monkeypatch, 'train.py', 'mmpretrain::deit/deit-small_4xb256_in1k.py',
          '--diversity', 'all', '--work-dir', tmp_path)
     cfg = Config.fromfile(host_argv[0])
@@ -122,9 +138,8 @@ def test_a_packaged_config_of_mmpretrain_can_be_diversified(tmp_path, monkeypatc
     assert cfg.custom_hooks[-1].type == 'mmdiverse.DiversityHook'
 
 
-def test_the_config_is_replaced_where_the_host_reads_it(tmp_path, monkeypatch, host_argv):
+def test_the_config_is_replaced_where_the_host_reads_it(imagenet, monkeypatch, host_argv):
     name = 'mmpretrain::deit/deit-tiny_4xb256_in1k.py'
-    monkeypatch.chdir(tmp_path)
     call(monkeypatch, 'test.py', '--out', name, name, 'weights.pth', '--work-dir', 'out')
     shipped = str(launch.config_path(name))
     assert host_argv == ['--out', name, shipped, 'weights.pth', '--work-dir', 'out']
@@ -211,10 +226,14 @@ def test_slurm_launchers_build_the_srun_command(script, words, tool, tmp_path):
     assert [Path(lines[at]).name, *lines[at + 1:]] == tool
 
 
-def test_two_processes_train_and_test_without_a_gpu(config, tmp_path):
+def free_port() -> str:
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
-        port = str(free.getsockname()[1])
+        return str(free.getsockname()[1])
+
+
+def test_two_processes_train_and_test_without_a_gpu(config, tmp_path):
+    port = free_port()
     ended = start(['bash', TOOLS / 'dist_train.sh', config, '2', '--diversity', 'patch',
                    '--work-dir', 'out'], tmp_path, PORT=port)
     assert ended.returncode == 0, ended.stderr[-3000:]
@@ -231,3 +250,292 @@ def test_options_for_a_wrapper_that_the_config_chose():
     assert compat.cpu_wrapper_options(ours) == ['model_wrapper_cfg.device_ids=None']
     other = Config(dict(model_wrapper_cfg=dict(type='MMFullyShardedDataParallel')))
     assert compat.cpu_wrapper_options(other) == []
+
+
+# More processes than GPUs
+
+@pytest.fixture
+def gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that shows two GPUs."""
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 2)
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '0,3')
+
+
+@pytest.mark.parametrize(('launcher', 'task', 'command'), [
+    ('pytorch', 'train', 'bash tools/dist_train.sh CONFIG 2'),
+    ('pytorch', 'test', 'bash tools/dist_test.sh CONFIG CHECKPOINT 2'),
+    ('slurm', 'train', 'GPUS_PER_NODE=2 bash tools/slurm_train.sh PARTITION JOB_NAME CONFIG'),
+    ('mpi', 'train', 'mpirun -npernode 2 python tools/train.py CONFIG --launcher mpi'),
+])
+def test_more_processes_than_gpus_are_refused_with_the_command_to_use(
+        launcher, task, command, gpus):
+    with pytest.raises(SystemExit) as stopped:
+        launch.check_gpus(launcher, Processes(total=8, here=4), task)
+    assert stopped.value.code == (
+        f'--launcher {launcher} started 4 processes on this machine, which has 2 GPUs '
+        f'(CUDA_VISIBLE_DEVICES=0,3); start one for each: {command}')
+
+
+@pytest.mark.parametrize('here', [1, 2])
+def test_a_gpu_for_every_process_will_do(here, gpus):
+    launch.check_gpus('pytorch', Processes(total=8, here=here), 'train')
+
+
+def test_a_machine_without_gpus_takes_any_number_of_processes(monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    launch.check_gpus('pytorch', Processes(here=4), 'train')
+
+
+def test_slurm_may_show_each_process_a_gpu_of_its_own(gpus, monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 1)
+    launch.check_gpus('slurm', Processes(here=4), 'train')
+    with pytest.raises(SystemExit, match='has 1 GPU '):
+        launch.check_gpus('pytorch', Processes(here=4), 'train')
+
+
+@pytest.mark.parametrize(('launcher', 'environment'), [
+    ('pytorch', dict(WORLD_SIZE='8', LOCAL_WORLD_SIZE='4', RANK='5', LOCAL_RANK='1')),
+    ('slurm', dict(SLURM_NTASKS='8', SLURM_NTASKS_PER_NODE='4', SLURM_PROCID='5',
+                   SLURM_LOCALID='1')),
+    ('mpi', dict(OMPI_COMM_WORLD_SIZE='8', OMPI_COMM_WORLD_LOCAL_SIZE='4',
+                 OMPI_COMM_WORLD_RANK='5', OMPI_COMM_WORLD_LOCAL_RANK='1')),
+])
+def test_processes_are_those_that_the_launcher_says(launcher, environment, monkeypatch):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert Processes.of(launcher) == (8, 4, 5, 1)
+    assert Processes.of('none') == (1, 1, 0, 0)
+
+
+@pytest.mark.parametrize(('local_rank', 'waits'), [(0, []), (1, [launch.GRACE])])
+def test_the_first_process_of_a_machine_speaks_before_the_others(local_rank, waits, monkeypatch):
+    waited = []
+    monkeypatch.setattr(launch.time, 'sleep', waited.append)
+    with pytest.raises(SystemExit, match='why'), launch._one_message(Processes(rank=8,
+                                                                               local_rank=local_rank)):
+        raise SystemExit('why')
+    assert waited == waits
+
+
+def test_of_two_processes_on_one_gpu_one_says_what_is_wrong(config, tmp_path):
+    script = tmp_path / 'train.py'
+    script.write_text('import torch\nfrom mmdiverse.launch import run\n'
+                      'torch.cuda.is_available = lambda: True\n'
+                      'torch.cuda.device_count = lambda: 1\nrun("train.py")\n')
+    ended = start([sys.executable, '-m', 'torch.distributed.run', '--master-port', free_port(),
+                   '--nproc-per-node', '2', script, config, '--launcher', 'pytorch'], tmp_path)
+    assert ended.returncode == 1
+    message = '--launcher pytorch started 2 processes on this machine, which has 1 GPU; start one'
+    assert (ended.stdout + ended.stderr).count(message) == 1
+    assert not (tmp_path / 'work_dirs').exists()
+
+
+# Data
+
+@pytest.mark.parametrize(('lost', 'key', 'message'), [
+    ('train', 'train', 'ImageNet: no folder {}/train.'),
+    ('val', 'val', 'ImageNet: no folder {}/val.'),
+    ('val/n00000007', 'val', 'ImageNet: {}/val should hold 1000 folders, one for each class, but '),
+])
+def test_missing_images_are_named_before_the_run(
+        lost, key, message, imagenet, monkeypatch, host_argv):
+    (imagenet / lost).rename(imagenet / 'elsewhere')
+    with pytest.raises(SystemExit) as stopped:
+        call(monkeypatch, 'train.py', 'mmpretrain::deit/deit-tiny_4xb256_in1k.py')
+    assert stopped.value.code.startswith(message.format(imagenet))
+    assert f"Change `{key}_dataloader.dataset.data_root` ('data/imagenet')" in stopped.value.code
+    assert host_argv == [] and not Path('work_dirs').exists()
+
+
+def test_data_are_those_that_the_options_name(imagenet, monkeypatch, host_argv):
+    words = ['mmpretrain::deit/deit-tiny_4xb256_in1k.py', '--cfg-options',
+             'train_dataloader.dataset.data_root=nowhere']
+    with pytest.raises(SystemExit, match='no folder .*/nowhere/train'):
+        call(monkeypatch, 'train.py', *words)
+
+
+def test_a_test_needs_the_images_of_the_test_alone(imagenet, monkeypatch, host_argv):
+    (imagenet / 'train').rename(imagenet / 'elsewhere')
+    name = 'mmpretrain::deit/deit-tiny_4xb256_in1k.py'
+    call(monkeypatch, 'test.py', name, 'weights.pth')
+    assert host_argv
+    (imagenet / 'val').rename(imagenet / 'validation')
+    with pytest.raises(SystemExit, match='no folder .*/val.*`test_dataloader'):
+        call(monkeypatch, 'test.py', name, 'weights.pth')
+
+
+def test_validation_that_is_left_out_needs_no_images(imagenet, monkeypatch, host_argv):
+    (imagenet / 'val').rename(imagenet / 'elsewhere')
+    call(monkeypatch, 'train.py', 'mmpretrain::deit/deit-tiny_4xb256_in1k.py', '--no-validate')
+    assert '--no-validate' in host_argv
+
+
+# Learning rate
+
+RATE = 'auto_scale_lr = dict(base_batch_size=16)\n'
+
+
+@pytest.fixture
+def config_with_base(config: Path) -> Path:
+    config.write_text(config.read_text() + RATE)
+    return config
+
+
+def test_a_rate_meant_for_other_steps_is_told_in_one_line(
+        config_with_base, tmp_path, monkeypatch, host_argv, capsys):
+    call(monkeypatch, 'train.py', config_with_base, '--work-dir', tmp_path / 'out')
+    assert capsys.readouterr().out == (
+        'mmdiverse: warning: a step takes 4 images, but the learning rate 0.001 is meant for 16 '
+        '(`auto_scale_lr.base_batch_size`), and this run trains with 0.001; for 0.00025 pass '
+        '--auto-scale-lr or --cfg-options optim_wrapper.optimizer.lr=0.00025\n')
+    assert host_argv
+
+
+@pytest.mark.parametrize('words', [
+    ['--auto-scale-lr'], ['--cfg-options', 'auto_scale_lr.enable=True'],
+    ['--cfg-options', 'optim_wrapper.optimizer.lr=0.00025'],
+    ['--cfg-options', 'train_dataloader.batch_size=16'],
+    ['--cfg-options', 'optim_wrapper.accumulative_counts=4'],
+])
+def test_a_rate_that_fits_or_was_chosen_is_not_spoken_of(
+        words, config_with_base, tmp_path, monkeypatch, host_argv, capsys):
+    call(monkeypatch, 'train.py', config_with_base, '--work-dir', tmp_path / 'out', *words)
+    assert capsys.readouterr().out == ''
+
+
+def test_the_rate_that_is_proposed_reaches_the_scaled_one(config_with_base):
+    cfg = Config.fromfile(config_with_base)
+    cfg.optim_wrapper.accumulative_counts, cfg.auto_scale_lr.enable = 2, True
+    note, = launch.learning_rate_notes(cfg, processes=1)
+    assert '--auto-scale-lr' not in note  # it is on already, and leaves out accumulated batches
+    assert 'takes 8 images' in note and 'trains with 0.00025; for 0.0005 pass' in note
+    rate = float(re.search(r'optim_wrapper\.optimizer\.lr=(\S+)$', note)[1])
+    assert rate * 4 / 16 == pytest.approx(1e-3 * 8 / 16)
+
+
+def test_only_the_first_process_speaks_of_the_rate(
+        config_with_base, tmp_path, monkeypatch, host_argv, capsys):
+    monkeypatch.setattr(compat, 'init_process_group_without_gpu', lambda launcher: False)
+    for rank, count in ((0, 1), (1, 0)):
+        for name, value in dict(WORLD_SIZE=2, RANK=rank, LOCAL_RANK=rank).items():
+            monkeypatch.setenv(name, str(value))
+        call(monkeypatch, 'train.py', config_with_base, '--work-dir', tmp_path / 'out',
+             '--launcher', 'pytorch')
+        assert capsys.readouterr().out.count('a step takes 8 images') == count
+
+
+# TensorBoard
+
+LOCAL = dict(type='LocalVisBackend')
+BOARD = dict(type='TensorboardVisBackend')
+
+
+def set_tensorboard(monkeypatch: pytest.MonkeyPatch, module: ModuleType | None,
+                    installed: bool = True) -> None:
+    find_spec = launch.find_spec
+    monkeypatch.setattr(launch, 'find_spec', lambda name: installed or None
+                        if name == 'tensorboard' else find_spec(name))
+    monkeypatch.setitem(sys.modules, 'torch.utils.tensorboard', module)
+
+
+@pytest.fixture
+def tensorboard(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seems to be installed."""
+    set_tensorboard(monkeypatch, ModuleType('torch.utils.tensorboard'))
+
+
+def with_visualizer(config: Path, backends: list[dict]) -> Path:
+    visualizer = dict(type='UniversalVisualizer', vis_backends=backends)
+    config.write_text(f'{config.read_text()}visualizer = {visualizer}\n')
+    return config
+
+
+def test_tensorboard_is_added_where_it_is_installed(
+        config, tmp_path, tensorboard, monkeypatch, host_argv, capsys):
+    monkeypatch.chdir(tmp_path)
+    call(monkeypatch, 'train.py', with_visualizer(config, [LOCAL]))
+    assert host_argv == [str(Path('work_dirs', 'tiny', 'tiny.py'))]
+    assert Config.fromfile(host_argv[0]).visualizer.vis_backends == [LOCAL, BOARD]
+    assert capsys.readouterr().out == (
+        'mmdiverse: TensorBoard is installed, so its event files are written too; state '
+        '`visualizer.vis_backends` to choose otherwise\n')
+
+
+@pytest.mark.parametrize('text', [
+    "_base_ = ['mmpretrain::deit/deit-tiny_4xb256_in1k.py']",
+    'from mmengine.visualization import LocalVisBackend\n'
+    'from mmpretrain.visualization import UniversalVisualizer\n'
+    'visualizer = dict(type=UniversalVisualizer, vis_backends=[dict(type=LocalVisBackend)])',
+], ids=['inherited', 'new style'])
+def test_tensorboard_is_added_to_the_default_however_it_is_written(text, tmp_path, tensorboard):
+    path = tmp_path / 'mine.py'
+    path.write_text(text)
+    cfg = Config.fromfile(path)
+    assert launch.add_tensorboard(cfg, {})
+    backends = Config.fromstring(cfg.pretty_text, '.py').visualizer.vis_backends
+    assert [launch.type_name(backend) for backend in backends] == [LOCAL['type'], BOARD['type']]
+
+
+def test_tensorboard_and_diversity_go_into_one_config(
+        config, tmp_path, tensorboard, monkeypatch, host_argv):
+    monkeypatch.chdir(tmp_path)
+    call(monkeypatch, 'train.py', with_visualizer(config, [LOCAL]), '--diversity', 'patch')
+    cfg = Config.fromfile(host_argv[0])
+    assert cfg.visualizer.vis_backends == [LOCAL, BOARD]
+    assert cfg.custom_hooks[-1].type == 'mmdiverse.DiversityHook'
+
+
+@pytest.mark.parametrize(('backends', 'words'), [
+    ([BOARD], []), ([LOCAL, BOARD], []), ([dict(LOCAL, save_dir='elsewhere')], []), ([], []),
+    ([LOCAL], ['--cfg-options', 'visualizer.vis_backends.0.type=TensorboardVisBackend']),
+])
+def test_logs_that_the_user_chose_stay(
+        backends, words, config, tmp_path, tensorboard, monkeypatch, host_argv, capsys):
+    monkeypatch.chdir(tmp_path)
+    call(monkeypatch, 'train.py', with_visualizer(config, backends), *words)
+    assert host_argv == [str(config), *words] and capsys.readouterr().out == ''
+
+
+def test_a_test_writes_no_event_files(config, tmp_path, tensorboard, monkeypatch, host_argv):
+    monkeypatch.chdir(tmp_path)
+    call(monkeypatch, 'test.py', with_visualizer(config, [LOCAL]), 'weights.pth')
+    assert host_argv == [str(config), 'weights.pth']
+
+
+def test_nothing_is_changed_without_tensorboard(
+        config, tmp_path, monkeypatch, host_argv, capsys):
+    set_tensorboard(monkeypatch, None, installed=False)
+    monkeypatch.chdir(tmp_path)
+    call(monkeypatch, 'train.py', with_visualizer(config, [LOCAL]))
+    assert host_argv == [str(config)] and capsys.readouterr().out == ''
+
+
+def test_a_tensorboard_that_cannot_be_imported_is_told_of_and_left_out(
+        config, tmp_path, monkeypatch, host_argv, capsys):
+    set_tensorboard(monkeypatch, None)
+    monkeypatch.chdir(tmp_path)
+    call(monkeypatch, 'train.py', with_visualizer(config, [LOCAL]))
+    assert Config.fromfile(host_argv[0]).visualizer.vis_backends == [LOCAL]
+    assert 'TensorBoard is installed, but cannot be imported (import of ' in capsys.readouterr().out
+
+
+def test_event_files_hold_every_term(tmp_path):
+    pytest.importorskip('tensorboard', reason='needs tensorboard')
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    ended = start([sys.executable, TOOLS / 'train.py', DIGITS / 'deit-nano_digits.py',
+                   '--diversity', 'all', '--work-dir', tmp_path, '--cfg-options',
+                   'train_cfg.max_epochs=1', 'train_dataloader.num_batch_per_epoch=2',
+                   'val_dataloader.num_batch_per_epoch=1'], tmp_path)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    events, = tmp_path.glob('*/vis_data/events.out.tfevents.*')
+    found = EventAccumulator(str(events))
+    found.Reload()
+    names = ['patch_cosine', 'patch_contrastive', 'attention_cosine',
+             'weight_conditional_orthogonality']
+    tags = {tag for name in names for tag in (name, f'loss_{name}', f'{name}_gradient_share')}
+    assert tags | {'loss', 'loss_cls', 'model_gradient_share', 'accuracy/top1'} <= {
+        *found.Tags()['scalars']}
+    shares = sum(found.Scalars(f'{name}_gradient_share')[0].value for name in ['model', *names])
+    assert shares == pytest.approx(1, abs=1e-5)

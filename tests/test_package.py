@@ -1,15 +1,18 @@
-"""What a user meets before anything runs: import errors, config names, the contents of a wheel."""
+"""What a user meets before anything runs: import errors, config names, wheels, MIM, metadata."""
 from __future__ import annotations
 
+import email
 import os
 import re
 import shutil
 import subprocess
 import sys
 import zipfile
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from mmengine.fileio import load
 
 import mmdiverse
 
@@ -84,59 +87,164 @@ def test_a_config_can_inherit_by_package_name():
     assert cfg.diversity.type == 'mmdiverse.DiversityHook'
 
 
-def test_the_metafiles_name_every_diversified_config_and_none_that_is_missing():
-    from mmengine.fileio import load
+def test_importing_the_package_imports_no_model_loss_or_hook():
+    code = 'import sys, mmdiverse; print([n for n in sys.modules if n.startswith("mmdiverse.")])'
+    names = eval(python('-c', code).splitlines()[-1])
+    assert set(names) == {'mmdiverse.version', 'mmdiverse.compat', 'mmdiverse.checkpoint'}
 
+
+@pytest.mark.parametrize('name', mmdiverse.FUNCTIONS)
+def test_public_functions_are_there_when_they_are_used(name):
+    assert getattr(mmdiverse, name).__module__ == mmdiverse.FUNCTIONS[name]
+
+
+def test_an_attribute_that_there_is_not_is_named():
+    with pytest.raises(AttributeError, match="module 'mmdiverse' has no attribute 'get_modle'"):
+        _ = mmdiverse.get_modle
+
+
+def test_the_metafiles_list_every_config_under_its_own_name():
     index = load(ROOT / 'model-index.yml')['Import']
-    listed = {model['Config'] for path in index for model in load(ROOT / path)['Models']}
-    present = {path.relative_to(ROOT).as_posix() for path in (ROOT / 'configs').rglob('*.py')
-               if '_base_' not in path.parts}
-    assert listed <= present
-    assert {path for path in present if '_diverse_' in path} <= listed
+    models = [model for path in index for model in load(ROOT / path)['Models']]
+    leaves = [path.relative_to(ROOT) for path in (ROOT / 'configs').rglob('*.py')
+              if '_base_' not in path.parts]
+    assert sorted((model['Name'], model['Config']) for model in models) == sorted(
+        (path.stem, path.as_posix()) for path in leaves)
 
 
-@pytest.fixture(scope='module')
-def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def test_the_name_of_a_config_stands_for_no_other_file():
+    # MIM finds a config by the name of its file, anywhere in the package.
+    names = [path.name for folder in ('configs', 'tools', 'mmdiverse')
+             for path in (ROOT / folder).rglob('*.py') if '.mim' not in path.parts]
+    leaves = {path.name for path in (ROOT / 'configs').rglob('*.py') if '_base_' not in path.parts}
+    assert leaves and all(names.count(name) == 1 for name in leaves)
+
+
+def test_the_citation_has_what_its_format_asks_for():
+    citation = load(ROOT / 'CITATION.cff', file_format='yml')
+    assert citation['cff-version'] == '1.2.0'
+    assert citation['message'] and citation['title'] == 'mmdiverse' and citation['authors']
+    paper = citation['preferred-citation']
+    assert paper['type'] == 'conference-paper' and paper['year'] == 2022
+    assert [author['family-names'] for author in paper['authors']] == [
+        'Chen', 'Zhang', 'Cheng', 'Awadallah', 'Wang']
+    assert f"title={{{paper['title']}}}" in (ROOT / 'README.md').read_text()
+    assert paper['identifiers'][0]['value'] == 'arXiv:2203.06345'
+
+
+def python(*words: str | Path, cwd: Path | None = None, **env: str) -> str:
+    """Output of a Python of its own, which must end well."""
+    ended = subprocess.run([sys.executable, *map(str, words)], cwd=cwd, env={**os.environ, **env},
+                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert ended.returncode == 0, ended.stdout
+    return ended.stdout
+
+
+def pip(*words: str | Path, cwd: Path) -> None:
+    python('-m', 'pip', '--disable-pip-version-check', '--no-input', *words, '--no-deps',
+           '--no-build-isolation', '--no-index', cwd=cwd)
+
+
+def build(source: Path, target: Path) -> Path:
+    """A wheel of a source tree or an sdist."""
+    pip('wheel', source, '--wheel-dir', target, cwd=target)
+    wheel, = target.glob('*.whl')
+    return wheel
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
     """The sources as a fresh clone has them."""
-    clone = tmp_path_factory.mktemp('clone') / 'mmdiverse'
+    clone = tmp_path / 'clone'
     skipped = ('.*', 'work_dirs', 'build', 'dist', '*.egg-info', '__pycache__')
     shutil.copytree(ROOT, clone, ignore=shutil.ignore_patterns(*skipped))
     return clone
 
 
-def pip(*words: str, cwd: Path) -> None:
-    command = [sys.executable, '-m', 'pip', '--disable-pip-version-check', *words, '--no-deps',
-               '--no-build-isolation', '--no-index']
-    ended = subprocess.run(command, cwd=cwd, capture_output=True, text=True,
-                           env={**os.environ, 'PIP_NO_INPUT': '1'})
-    assert ended.returncode == 0, ended.stdout + ended.stderr
+@pytest.fixture
+def installed(source: Path, tmp_path: Path) -> Path:
+    """A folder into which the wheel was installed."""
+    target = tmp_path / 'site-packages'
+    pip('install', build(source, tmp_path), '--target', target, cwd=tmp_path)
+    return target
 
 
-def test_a_wheel_holds_copies_of_configs_and_tools(source, tmp_path):
-    # With links of an earlier editable install in the way, as in a developer's checkout.
+def test_a_wheel_holds_the_package_and_copies_of_configs_and_tools(source, tmp_path):
+    # With what an editable install and an earlier build left behind, as in a developer's checkout.
     mim = source / 'mmdiverse' / '.mim'
     mim.mkdir()
     (mim / 'configs').symlink_to('../../configs')
-    pip('wheel', '.', '--wheel-dir', str(tmp_path), cwd=source)
-    with zipfile.ZipFile(next(tmp_path.glob('*.whl'))) as wheel:
-        names = set(wheel.namelist())
-    for folder in ('configs', 'tools'):
-        expected = {f'mmdiverse/.mim/{path.relative_to(ROOT).as_posix()}'
-                    for path in (ROOT / folder).rglob('*')
-                    if path.is_file() and '__pycache__' not in path.parts}
-        assert expected and expected == {
-            name for name in names if name.startswith(f'mmdiverse/.mim/{folder}/')}
-    assert 'mmdiverse/.mim/model-index.yml' in names
-    modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / 'mmdiverse').rglob('*.py')
-               if '.mim' not in path.parts}
-    assert modules <= names
-    tops = {re.sub(r'-.*\.dist-info$', '', name.partition('/')[0]) for name in names}
-    assert tops == {'mmdiverse'}
+    stale = source / 'build' / 'lib' / 'mmdiverse' / 'gone.py'
+    stale.parent.mkdir(parents=True)
+    stale.touch()
+    with zipfile.ZipFile(build(source, tmp_path)) as wheel:
+        names = {name for name in wheel.namelist() if '.dist-info/' not in name}
+
+    def files(folder: str) -> set[str]:
+        return {path.relative_to(source).as_posix() for path in (source / folder).rglob('*')
+                if path.is_file() and '.mim' not in path.parts}
+
+    assert names == files('mmdiverse') | {'mmdiverse/.mim/model-index.yml'} | {
+        f'mmdiverse/.mim/{name}' for name in files('configs') | files('tools')}
+
+
+def test_an_sdist_builds_the_same_wheel(source, tmp_path):
+    sdist, direct, indirect = (tmp_path / name for name in ('sdist', 'direct', 'indirect'))
+    for folder in (sdist, direct, indirect):
+        folder.mkdir()
+    code = 'import sys; from setuptools.build_meta import build_sdist; build_sdist(sys.argv[1])'
+    python('-c', code, sdist, cwd=source)
+    archive, = sdist.glob('*.tar.gz')
+    contents = []
+    for wheel in build(archive, indirect), build(source, direct):
+        with zipfile.ZipFile(wheel) as opened:
+            contents.append({item.filename: item.CRC for item in opened.infolist()})
+    assert contents[0] and contents[0] == contents[1]
+
+
+def test_the_metadata_name_licence_python_and_extras(source, tmp_path):
+    with zipfile.ZipFile(build(source, tmp_path)) as wheel:
+        name, = (name for name in wheel.namelist() if name.endswith('.dist-info/METADATA'))
+        metadata = email.message_from_bytes(wheel.read(name))
+        licence = wheel.read(name.replace('METADATA', 'licenses/LICENSE')).decode()
+    assert metadata['Version'] == mmdiverse.__version__
+    assert metadata['License-Expression'] == 'Apache-2.0' and 'Apache License' in licence
+    assert metadata['Requires-Python'] == '>=3.10'
+    assert {'openmmlab', 'onedl', 'tests'} <= set(metadata.get_all('Provides-Extra'))
+    assert metadata['Description-Content-Type'] == 'text/markdown'
+    assert metadata.get_payload(decode=True).decode() == (ROOT / 'README.md').read_text()
+
+
+def test_building_warns_of_nothing_that_is_going_to_end(source):
+    for hook in ('build_sdist', 'build_wheel', 'build_editable'):
+        code = f'from setuptools import build_meta; build_meta.{hook}("..")'
+        log = python('-W', 'always', '-c', code, cwd=source)
+        assert not re.search('deprecat|UserWarning', log, flags=re.IGNORECASE), log
 
 
 def test_an_editable_install_links_to_the_checkout(source, tmp_path):
-    shutil.rmtree(source / 'mmdiverse' / '.mim', ignore_errors=True)
-    pip('install', '--editable', '.', '--target', str(tmp_path), '--use-pep517', cwd=source)
+    pip('install', '--editable', source, '--target', tmp_path / 'site-packages', '--use-pep517',
+        cwd=tmp_path)
     mim = source / 'mmdiverse' / '.mim'
     assert sorted(path.name for path in mim.iterdir()) == ['configs', 'model-index.yml', 'tools']
     assert all(path.is_symlink() and path.exists() for path in mim.iterdir())
+
+
+def test_an_installed_wheel_trains_and_tests_without_a_clone(installed, tmp_path):
+    log = python(ROOT / 'tests' / 'smoke_wheel.py', cwd=tmp_path, PYTHONPATH=str(installed))
+    assert log.count('passed: ') == 7
+
+
+@pytest.mark.skipif(find_spec('mim') is None or find_spec('pkg_resources') is None,
+                    reason='needs openmim, and the pkg_resources of a setuptools before 82 for it')
+def test_mim_trains_and_tests_an_installed_wheel(installed, tmp_path):
+    name = 'deit-nano_diverse_digits.py'
+    env = {'PYTHONPATH': str(installed), 'HOME': str(tmp_path)}  # MIM keeps a cache at home
+    log = python('-m', 'mim', 'train', 'mmdiverse', name, '--work-dir', 'run', '--cfg-options',
+                 'train_cfg.max_epochs=1', 'train_dataloader.num_batch_per_epoch=10',
+                 cwd=tmp_path, **env)
+    assert f'will use {installed}/mmdiverse/.mim/configs/digits/{name}' in log.replace('\n', '')
+    assert 'loss_patch_cosine' in log and 'Training finished successfully' in log
+    log = python('-m', 'mim', 'test', 'mmdiverse', name, '--checkpoint', 'run/epoch_1.pth',
+                 '--work-dir', 'run', cwd=tmp_path, **env)
+    assert 'accuracy/top1' in log and 'Testing finished successfully' in log

@@ -93,6 +93,14 @@ def test_a_key_that_is_no_diversity_has_no_reason() -> None:
         ('optim_wrapper.optimizer.lr', '1', '0.001')
 
 
+def test_what_mmpretrains_own_deit_has_too_is_marked() -> None:
+    cfg = load_config('mmpretrain::deit/deit-small_4xb256_in1k.py')
+    assert all(each.inherited for each in diff_authors(cfg, 4))
+    cfg.train_cfg.max_epochs = 10
+    assert [each.name for each in diff_authors(cfg, 4) if not each.inherited] == [
+        'epochs', 'schedule']
+
+
 def test_equal_configs_do_not_differ() -> None:
     assert diff_configs(load_config(DIVERSE), load_config(DIVERSE)) == []
 

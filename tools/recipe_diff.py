@@ -49,7 +49,9 @@ def main() -> int:
     for difference in differences:
         print(f'\n{difference.name}\n    here    {difference.ours}\n    there   '
               f'{difference.theirs}\n    why     '
-              + (difference.why or f'no known reason; to change it, set `{difference.key}`'))
+              + (difference.why or ("MMPretrain's own DeiT-S has it so" if difference.inherited
+                                    else 'no known reason')
+                 + f'; to change it, set `{difference.key}`'))
     return int(any(not difference.why for difference in differences))
 
 

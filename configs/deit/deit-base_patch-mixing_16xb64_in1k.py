@@ -1,7 +1,7 @@
 # DeiT-B on ImageNet-1k in MMPretrain's own settings, with the patch-level mixing of Chen et al.
 # (CVPR 2022) alone. The plain twin is mmpretrain::deit/deit-base_16xb64_in1k.py.
 #   GPUS=16 bash tools/slurm_train.sh PARTITION JOB \
-#       configs/deit/deit-base_patch-mixing_16xb64_in1k.py
+#       configs/deit/deit-base_patch-mixing_16xb64_in1k.py DIR
 _base_ = ['mmpretrain::deit/deit-base_16xb64_in1k.py']
 
 data_preprocessor = dict(type='mmdiverse.PatchMixingDataPreprocessor', patch_size=16)

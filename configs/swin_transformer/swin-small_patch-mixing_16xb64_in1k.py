@@ -1,7 +1,7 @@
 # Swin-S on ImageNet-1k with patch-level mixing (Chen et al., CVPR 2022) of the last stage's 7 x 7
 # tokens alone. The plain twin is mmpretrain::swin_transformer/swin-small_16xb64_in1k.py.
 #   GPUS=16 bash tools/slurm_train.sh PARTITION JOB \
-#       configs/swin_transformer/swin-small_patch-mixing_16xb64_in1k.py
+#       configs/swin_transformer/swin-small_patch-mixing_16xb64_in1k.py DIR
 _base_ = ['mmpretrain::swin_transformer/swin-small_16xb64_in1k.py']
 
 data_preprocessor = dict(type='mmdiverse.PatchMixingDataPreprocessor', patch_size=32)

@@ -1,7 +1,7 @@
 # Swin-T on ImageNet-1k, diversified at one level alone, attention heads. The plain twin is
 # mmpretrain::swin_transformer/swin-tiny_16xb64_in1k.py.
 #   GPUS=16 bash tools/slurm_train.sh PARTITION JOB \
-#       configs/swin_transformer/swin-tiny_diverse-attention_16xb64_in1k.py
+#       configs/swin_transformer/swin-tiny_diverse-attention_16xb64_in1k.py DIR
 _base_ = [
     'mmpretrain::swin_transformer/swin-tiny_16xb64_in1k.py',
     '../_base_/diversity/attention.py',

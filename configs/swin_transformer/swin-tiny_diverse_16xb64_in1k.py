@@ -3,7 +3,7 @@
 # configs/_base_/diversity/swin.py. The plain twin is
 # mmpretrain::swin_transformer/swin-tiny_16xb64_in1k.py.
 #   GPUS=16 bash tools/slurm_train.sh PARTITION JOB \
-#       configs/swin_transformer/swin-tiny_diverse_16xb64_in1k.py
+#       configs/swin_transformer/swin-tiny_diverse_16xb64_in1k.py DIR
 _base_ = ['./swin-tiny_patch-mixing_16xb64_in1k.py', '../_base_/diversity/swin.py']
 
 custom_hooks = [_base_.diversity]

@@ -2,7 +2,7 @@
 # patch-level mixing. Terms are those of configs/_base_/diversity/all.py. The plain twin is
 # mmpretrain::vision_transformer/vit-base-p16_32xb128-mae_in1k.py.
 #   GPUS=32 bash tools/slurm_train.sh PARTITION JOB \
-#       configs/vision_transformer/vit-base-p16_diverse_32xb128-mae_in1k.py
+#       configs/vision_transformer/vit-base-p16_diverse_32xb128-mae_in1k.py DIR
 _base_ = ['./vit-base-p16_patch-mixing_32xb128-mae_in1k.py', '../_base_/diversity/all.py']
 
 custom_hooks = [*_base_.custom_hooks, _base_.diversity]

@@ -2,7 +2,7 @@
 # al. (CVPR 2022) alone. The plain twin is
 # mmpretrain::vision_transformer/vit-base-p16_32xb128-mae_in1k.py.
 #   GPUS=32 bash tools/slurm_train.sh PARTITION JOB \
-#       configs/vision_transformer/vit-base-p16_patch-mixing_32xb128-mae_in1k.py
+#       configs/vision_transformer/vit-base-p16_patch-mixing_32xb128-mae_in1k.py DIR
 _base_ = ['mmpretrain::vision_transformer/vit-base-p16_32xb128-mae_in1k.py']
 
 data_preprocessor = dict(type='mmdiverse.PatchMixingDataPreprocessor', patch_size=16)

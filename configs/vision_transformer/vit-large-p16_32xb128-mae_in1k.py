@@ -2,7 +2,7 @@
 # 2111.06377, table 11), as MMPretrain trains its ViT-B/16, with what MAE changes for this size: 200
 # epochs and drop path 0.2. The plain twin of the diversified ViT-L/16.
 #   GPUS=32 bash tools/slurm_train.sh PARTITION JOB \
-#       configs/vision_transformer/vit-large-p16_32xb128-mae_in1k.py
+#       configs/vision_transformer/vit-large-p16_32xb128-mae_in1k.py DIR
 _base_ = ['mmpretrain::vision_transformer/vit-base-p16_32xb128-mae_in1k.py']
 
 model = dict(

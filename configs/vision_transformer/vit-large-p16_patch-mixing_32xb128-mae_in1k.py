@@ -1,7 +1,7 @@
 # ViT-L/16 on ImageNet-1k by MMPretrain's recipe after MAE, with the patch-level mixing of Chen et
 # al. (CVPR 2022) alone. The plain twin is vit-large-p16_32xb128-mae_in1k.py.
 #   GPUS=32 bash tools/slurm_train.sh PARTITION JOB \
-#       configs/vision_transformer/vit-large-p16_patch-mixing_32xb128-mae_in1k.py
+#       configs/vision_transformer/vit-large-p16_patch-mixing_32xb128-mae_in1k.py DIR
 _base_ = ['./vit-large-p16_32xb128-mae_in1k.py']
 
 data_preprocessor = dict(type='mmdiverse.PatchMixingDataPreprocessor', patch_size=16)

@@ -74,7 +74,7 @@ def open_images(images: str | Path, pipeline: Sequence[dict],
 
     Args:
         images (str | Path): A folder, searched with its subfolders; ``'photos'``, crops of two
-            photographs; or ``'digits'``, the validation part of :class:`Digits`.
+            photographs; or ``'digits'``, the validation part of ``Digits``.
         pipeline (Sequence[dict]): That of :class:`~mmdiverse.evaluation.model_loading.LoadedModel`.
         limit (int, optional): Take at most so many, evenly spaced. Defaults to all.
 

@@ -18,7 +18,7 @@ from .measurement import ProgressLine, describe_machine
 from .model_loading import LoadedModel, load_model
 from .redundancy import RedundancyMeter, Values, find_grid, quarter_energy, summarize
 
-#: What names a model: see :func:`~mmdiverse.evaluation.model_loading.load_model`. With a
+#: What names a model, see :func:`~mmdiverse.evaluation.model_loading.load_model`; with a
 #: checkpoint, a pair of both.
 ModelLike = str | Path | Config | nn.Module | LoadedModel
 #: Matrices whose shares belong to heads.
@@ -54,7 +54,7 @@ class ModelAudit:
         name (str): Short name.
         facts (dict): Source, checkpoint, backbone, sizes.
         layers (dict[str, list]): Of each measure, the layers that its values belong to.
-        values (dict): Of each measure, what :meth:`RedundancyMeter.compute` gives; curves of
+        values (dict): Of each measure, what ``RedundancyMeter.compute`` gives; curves of
             energies at :data:`CURVE` shares of the components.
         per_head (dict[str, dict[str, list[Tensor]]]): Of each measure at weight level and each
             matrix that heads share, ``(H,)`` for every block.

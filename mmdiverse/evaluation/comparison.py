@@ -126,7 +126,7 @@ def _train(cfg: Config, arm: str, seed: int, folder: Path, progress: Progress,
     cfg.randomness = dict(cfg.get('randomness') or {}, seed=seed)
     cfg.resume = (folder / 'last_checkpoint').exists()
     progress.label = label
-    runner = _quiet_runner(cfg)
+    runner = quiet_runner(cfg)
     runner.register_hook(progress, priority='VERY_LOW')
     runner.train()
     redundancy = measure_redundancy(runner.model, runner.val_dataloader, MEASURES)
@@ -146,7 +146,7 @@ def _train(cfg: Config, arm: str, seed: int, folder: Path, progress: Progress,
     return result
 
 
-def _quiet_runner(cfg: Config) -> Runner:
+def quiet_runner(cfg: Config) -> Runner:
     """Build a runner whose log goes to its file, and whose errors alone go to the console."""
     with contextlib.redirect_stdout(io.StringIO()):
         runner = Runner.from_cfg(cfg)

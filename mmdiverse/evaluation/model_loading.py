@@ -16,7 +16,6 @@ from mmengine.logging import MMLogger
 from mmengine.registry import DefaultScope
 from mmengine.runner import CheckpointLoader
 from mmengine.utils import to_2tuple
-from mmpretrain import list_models
 from mmpretrain.apis.model import ModelHub
 from mmpretrain.models.classifiers import BaseClassifier
 from mmpretrain.registry import MODELS
@@ -26,7 +25,8 @@ from timm.data import resolve_data_config
 from timm.models import clean_state_dict
 from torch import Tensor, nn
 
-from ..config import load_config
+from ..config import load_config, type_name
+from ..model_hub import list_models
 from ..taps import build_tap
 
 TIMM = 'timm:'
@@ -118,7 +118,7 @@ def load_model(model: str | Path | Config | nn.Module, checkpoint: str | Path | 
     return LoadedModel(
         name or suggested, source, None if checkpoint is None else str(checkpoint), classifier,
         _make_pipeline(dataset, _image_size(classifier.backbone)),
-        _kind(dataset) == 'Digits')
+        type_name(dataset) == 'mmdiverse.Digits')
 
 
 @contextmanager
@@ -155,7 +155,7 @@ def _find_config(model: str | Path | Config, checkpoint: str | Path | None
             f"zoo, or '{TIMM}NAME'")
     entry = ModelHub.get(source)
     if checkpoint is None and not entry.weights:
-        raise ValueError(f'MMPretrain has released no weights of {source}; give a checkpoint')
+        raise ValueError(f'no weights of {source} have been released; give a checkpoint')
     return source, source, entry.config, checkpoint or entry.weights
 
 
@@ -206,7 +206,7 @@ def _timm_config(source: str, checkpoint: str | Path | None) -> Config:
 def _build(cfg: dict, source: str) -> nn.Module:
     model = cfg.get('model') or {}
     if 'backbone' not in model:  # said before a language model is built
-        raise _no_classifier(source, _kind(model) or 'config without `model`')
+        raise _no_classifier(source, type_name(model) or 'config without `model`')
     return MODELS.build({'data_preprocessor': cfg.get('data_preprocessor'), **deepcopy(model)})
 
 
@@ -217,8 +217,8 @@ def _no_classifier(source: str, got: str) -> ValueError:
 
 def _starts_pretrained(model: Any) -> bool:
     if isinstance(model, dict):
-        return _kind(model) in ('Pretrained', 'PretrainedInit') or bool(model.get('pretrained')) \
-            or _starts_pretrained(list(model.values()))
+        return bool(model.get('pretrained')) or _starts_pretrained(list(model.values())) \
+            or type_name(model) in ('Pretrained', 'PretrainedInit')
     return isinstance(model, (list, tuple)) and any(map(_starts_pretrained, model))
 
 
@@ -268,6 +268,18 @@ def read_state(checkpoint: str | Path) -> dict[str, Tensor]:
     return clean_state_dict(state)
 
 
+def count_fitting_keys(module: nn.Module, state: dict[str, Tensor]) -> int:
+    """How many weights of a checkpoint have the key and the shape of one in a module.
+
+    Args:
+        module (nn.Module): With state dict.
+        state (dict[str, Tensor]): As :func:`read_state` returns it.
+    """
+    own = module.state_dict()
+    return sum(key in own and getattr(value, 'shape', None) == own[key].shape
+               for key, value in state.items())
+
+
 def _load_weights(module: nn.Module, state: dict[str, Tensor], source: str,
                   checkpoint: str | Path) -> None:
     """Load a state dict that must hold every parameter of a module and nothing else."""
@@ -282,13 +294,11 @@ def _load_weights(module: nn.Module, state: dict[str, Tensor], source: str,
         misfits = lines[1:] if lines[0].startswith('Error(s) in loading') else \
             [f'{type(error).__name__}: {lines[0]}']
     if misfits:
-        own = module.state_dict()
-        fits = sum(key in own and getattr(value, 'shape', None) == own[key].shape
-                   for key, value in state.items())
         more = f' and {len(misfits) - NAMED} more' * (len(misfits) > NAMED)
         raise ValueError(
             f'{checkpoint} does not fit {source}, is it a checkpoint for another architecture? '
-            f'{fits} of the {len(own)} keys of {type(module).__name__} fit; '
+            f'{count_fitting_keys(module, state)} of the {len(module.state_dict())} keys of '
+            f'{type(module).__name__} fit; '
             f'{"; ".join(misfits[:NAMED])}{more}')
 
 
@@ -299,12 +309,6 @@ def _test_dataset(cfg: dict) -> dict:
     while 'pipeline' not in dataset and (dataset.get('dataset') or dataset.get('datasets')):
         dataset = dataset.get('dataset') or dataset['datasets'][0]
     return dataset
-
-
-def _kind(config: dict) -> str:
-    """The name of a type without its scope, also of one that is given as a class."""
-    kind = config.get('type', '')
-    return getattr(kind, '__name__', str(kind)).replace('/', '.').rpartition('.')[-1]
 
 
 def _image_size(backbone: nn.Module) -> tuple[int, int]:
@@ -326,10 +330,10 @@ def _fit(size: tuple[int, int], crop: float = 1., interpolation: str = 'bicubic'
 
 def _make_pipeline(dataset: dict, size: tuple[int, int]) -> list[dict]:
     pipeline = dataset.get('pipeline') or []
-    if not pipeline or _kind(pipeline[-1]) != 'PackInputs':  # for another task, or none
+    if not pipeline or type_name(pipeline[-1]) != 'PackInputs':  # for another task, or none
         pipeline = []
     pipeline = [transform for transform in pipeline
-                if _kind(transform) not in ('LoadImageFromFile', 'PackInputs')]
-    if not any(_kind(transform) in RESIZING for transform in pipeline):
+                if type_name(transform) not in ('LoadImageFromFile', 'PackInputs')]
+    if not any(type_name(transform) in RESIZING for transform in pipeline):
         pipeline += _fit(size)
     return [LOAD, *pipeline, PACK]

@@ -16,12 +16,12 @@ from ..records import AttentionRecord, HeadRecord, Record, TokenRecord
 from ..taps import build_tap
 from ..taps.base import EMBED, Layer, Weights
 
-#: Entries of maps or Gram matrices that are worked on at a time: on a CPU few enough for its cache.
+#: Entries of maps or Gram matrices that are worked on at a time, on a CPU few enough for its cache.
 CPU_BUDGET, GPU_BUDGET = 2**20, 2**26
 
 #: Of each matrix a value for every block.
 MatrixValues = dict[str, list[Tensor]]
-#: Of a measure: for every layer, for every pair of layers, or for every matrix.
+#: Of a measure for every layer, for every pair of layers, or for every matrix.
 Values = list[Tensor] | Tensor | MatrixValues
 
 

@@ -229,7 +229,7 @@ def measure_axis(term: dict[str, Any], axis: str, values: Sequence[int], batch_s
 
     Args:
         term (dict): Config of a :class:`~mmdiverse.terms.DiversityTerm`.
-        axis (str): One of :data:`AXES`.
+        axis (str): One of ``AXES``.
         values (Sequence[int]): Sizes along it, at least two.
         batch_size (int): Images.
         device (torch.device): Where to compute.

@@ -1,4 +1,5 @@
 """The hook that turns a run of MMPretrain into a diversified one."""
+import logging
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -6,6 +7,7 @@ from typing import Any
 
 import torch
 from mmengine.hooks import Hook
+from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import Tensor, nn
@@ -15,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 from torch.utils.hooks import RemovableHandle
 
+from ..gradient_norms import gradient_norms, gradient_shares
 from ..registry import HOOKS
 from ..schedules import WeightSchedule
 from ..taps import Tap, build_tap
@@ -40,6 +43,23 @@ class DiversityHook(Hook):
     nor logged. The key ``loss`` of a classification head becomes ``loss_cls``, because MMEngine
     lets it overwrite the total, which it logs under the same name.
 
+    With a ``gradient_interval``, iterations 0, ``gradient_interval``, ``2 * gradient_interval``
+    and so on also log ``<name>_gradient_share``, how much of the gradient each weighted term
+    gives, and ``model_gradient_share`` for the model's own loss:
+
+    .. math:: s_t = \frac{\lVert w_t \nabla \mathcal L_t \rVert_2}
+        {\lVert \nabla \mathcal L_\text{model} \rVert_2
+         + \sum_u \lVert w_u \nabla \mathcal L_u \rVert_2}
+
+    over all trainable parameters, in [0, 1] with a sum of 1: a term near 0 changes nothing, one
+    near 1 drowns the task. Lines of the log in between repeat the newest share. Such an iteration
+    costs one backward pass more for each term and one for the model, and the memory of one
+    gradient; training itself is the same bit for bit. In a distributed run the gradient is the
+    mean over the processes. Where it overflows in fp16, the next iteration is measured in its
+    place. Shares are left out, with a warning, under FSDP, DeepSpeed, ``torch.compile`` and
+    re-entrant activation checkpointing, which allow no gradient but that of the backward pass
+    itself: a warning and no error, since training there is right all the same.
+
     Under ``DistributedDataParallel`` the processes share out the matrices of terms at weight
     level. Where a power iteration ended is saved in checkpoints under ``diversity_hook`` and
     resumed from there.
@@ -48,13 +68,15 @@ class DiversityHook(Hook):
 
     Args:
         terms (Sequence[dict]): Config of each :class:`~mmdiverse.terms.DiversityTerm`.
+        gradient_interval (int): Iterations from one measurement of shares to the next; 0 for none.
+            Defaults to 0.
 
     Raises:
         TypeError: If a value of a term has a wrong type, or a loss has no such option.
-        ValueError: If a term is invalid, or two share a name (when the hook is built); if no tap
-            knows the backbone, a layer does not exist, or the number of classes of head and data
-            differ (before training); if a loss cannot work on what it is given (in the first
-            step).
+        ValueError: If a term or ``gradient_interval`` is invalid, or two terms share a name (when
+            the hook is built); if no tap knows the backbone, a layer does not exist, or the number
+            of classes of head and data differ (before training); if a loss cannot work on what it
+            is given (in the first step).
         RuntimeError: In the first step, if a term captures nothing or has no gradient, or a weight
             is sharded away; in any step, if a term is not finite.
 
@@ -65,7 +87,7 @@ class DiversityHook(Hook):
         ... ]
     """
 
-    def __init__(self, terms: Sequence[dict]) -> None:
+    def __init__(self, terms: Sequence[dict], gradient_interval: int = 0) -> None:
         if not is_sequence(terms):
             raise TypeError(f'DiversityHook `terms` must be a list of dicts, but got {terms!r}')
         self.terms: list[DiversityTerm] = []
@@ -83,10 +105,17 @@ class DiversityHook(Hook):
             if names.count(name) > 1:
                 raise ValueError(f'DiversityHook: {names.count(name)} terms share the name '
                                  f'{name!r}; give each a `name` of its own')
+        if type(gradient_interval) is not int or gradient_interval < 0:
+            raise ValueError('DiversityHook `gradient_interval` must be a number of iterations, or '
+                             f'0 for none, but got {gradient_interval!r}')
+        self.gradient_interval = gradient_interval
         self.tap: Tap | None = None
         self._handles: list[RemovableHandle] = []
         self._generator: torch.Generator | None = None
         self._share_weights = False
+        self._gradient_interval = 0
+        self._measures_gradients = False
+        self._loss_scale = 1.
         self._forward_context = ExitStack()
 
     @property
@@ -107,6 +136,10 @@ class DiversityHook(Hook):
         check_num_classes(model, runner.train_dataloader)
         self.attach(model)
         self._share_weights = isinstance(runner.model, DistributedDataParallel)
+        self._gradient_interval = self.gradient_interval if self.enabled_terms else 0
+        obstacle = _obstacle_to_gradients(runner)
+        if obstacle is not None:
+            self._leave_out_gradients(obstacle)
         for term in self.scheduled_terms:
             with _named(term):
                 _reset_schedule(term.schedule, runner)
@@ -122,10 +155,16 @@ class DiversityHook(Hook):
         """Seed the random starts of this iteration."""
         if self._generator is not None:
             self._generator.manual_seed((runner.seed or 0) + runner.iter)
+        if self._gradient_interval and runner.iter % self._gradient_interval == 0:
+            self._measures_gradients = True
+        if self._measures_gradients:
+            scaler = getattr(runner.optim_wrapper, 'loss_scaler', None)
+            self._loss_scale = 1. if scaler is None else scaler.get_scale()
         for term in self.scheduled_terms:
             if term.current_weight == 0:
                 # The log would go on showing the last values.
-                for key in (f'loss_{term.name}', term.name, f'{term.name}_weight'):
+                for key in (f'loss_{term.name}', term.name, f'{term.name}_weight',
+                            f'{term.name}_gradient_share'):
                     runner.message_hub.log_scalars.pop(f'train/{key}', None)
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any | None = None,
@@ -253,8 +292,10 @@ class DiversityHook(Hook):
     def _add_terms(self, model: nn.Module, losses: dict[str, Tensor]) -> dict[str, Tensor]:
         total = {('loss_cls' if key == 'loss' else key): value for key, value in losses.items()}
         terms = self._active_terms()
-        model_loss = model.parse_losses(losses)[0] if any(
+        measures = self._measures_gradients and torch.is_grad_enabled()
+        model_loss = model.parse_losses(losses)[0] if measures or any(
             term.loss.of_gradients for term in terms) else None
+        weighted = {}
         for term in terms:
             with _named(term):
                 value = term.evaluate(self.tap, model_loss, self._share_weights)
@@ -262,16 +303,38 @@ class DiversityHook(Hook):
                 raise RuntimeError(
                     f'DiversityHook term {term.name!r} has no gradient: all parameters that it '
                     'depends on are frozen; change its `layers` or `on`, or set its `weight` to 0')
-            entries = {f'loss_{term.name}': term.current_weight * value,
-                       term.name: value.detach()}
+            weighted[term.name] = term.current_weight * value
+            entries = {f'loss_{term.name}': weighted[term.name], term.name: value.detach()}
             if term.schedule is not None:
                 entries[f'{term.name}_weight'] = value.new_tensor(term.current_weight)
-            for key, entry in entries.items():
-                if key in total:
-                    raise ValueError(f'DiversityHook term {term.name!r}: the model logs {key!r} '
-                                     'already; give the term another `name`')
-                total[key] = entry
+            _add(total, entries, term.name)
+        if measures:
+            shares = self._gradient_shares(model, {'model': model_loss, **weighted})
+            for name, share in shares.items():
+                _add(total, {f'{name}_gradient_share': share}, name)
         return total
+
+    def _gradient_shares(self, model: nn.Module, losses: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The share of every loss in the gradient; nothing where it cannot be had."""
+        try:
+            norms = gradient_norms(losses, model.parameters(), self._loss_scale)
+        except RuntimeError as error:
+            if 'use_reentrant=True' not in str(error):
+                raise
+            self._leave_out_gradients('re-entrant activation checkpointing')
+            return {}
+        if self._loss_scale > 1 and not all(map(math.isfinite, norms.values())):
+            return {}  # the scaler will take a smaller one in the next iteration
+        self._measures_gradients = False
+        return {name: torch.tensor(share) for name, share in gradient_shares(norms).items()}
+
+    def _leave_out_gradients(self, obstacle: str) -> None:
+        if self._gradient_interval:
+            print_log(f'DiversityHook: the log will have no `gradient_share` of terms, because '
+                      f'{obstacle} allows no gradients but those that it trains with; set '
+                      '`gradient_interval` to 0 to do without this warning', 'current',
+                      logging.WARNING)
+        self._gradient_interval, self._measures_gradients = 0, False
 
 
 @contextmanager
@@ -281,6 +344,23 @@ def _named(term: DiversityTerm) -> Iterator[None]:
         yield
     except (RuntimeError, ValueError) as error:
         raise type(error)(f'DiversityHook term {term.name!r}: {error}') from error
+
+
+def _add(total: dict[str, Tensor], entries: dict[str, Tensor], name: str) -> None:
+    """Add what is logged of a term to what the model logs."""
+    for key, entry in entries.items():
+        if key in total:
+            raise ValueError(f'DiversityHook term {name!r}: the model logs {key!r} already; give '
+                             'the term another `name`')
+        total[key] = entry
+
+
+def _obstacle_to_gradients(runner: Runner) -> str | None:
+    """What keeps a run from a gradient beside that of its backward pass, if anything does."""
+    if is_model_wrapper(runner.model) and not isinstance(runner.model, DistributedDataParallel):
+        return type(runner.model).__name__
+    # Of `Runner` the first, of `FlexibleRunner` either.
+    return '`compile`' if runner.cfg.get('compile') or getattr(runner, '_compile', None) else None
 
 
 def _reset_schedule(schedule: WeightSchedule, runner: Runner) -> None:

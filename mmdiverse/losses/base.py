@@ -65,7 +65,7 @@ class DiversityLoss:
             return self.forward(*records)
 
     def forward(self, *records: Record) -> Tensor:
-        """The formula. See :meth:`__call__`."""
+        """The formula. See :meth:`DiversityLoss.__call__`."""
         raise NotImplementedError
 
 

@@ -153,7 +153,7 @@ def power_step_eigenvalue_spread(vectors: Tensor | Sequence[Tensor], starts: Ten
 
 
 def power_step_of_gram(gram: Tensor, starts: Tensor, eps: float = 0.) -> Tensor:
-    """The estimate of :func:`power_step_eigenvalue_spread` where the Gram matrix is at hand.
+    """The estimate of :func:`.power_step_eigenvalue_spread` where the Gram matrix is at hand.
 
     Args:
         gram (Tensor): ``(B, M, M)``.
@@ -185,9 +185,10 @@ class ConditionalOrthogonalityLoss(DiversityLoss):
     starts, and is not to be compared with the others; its gradient moves all directions a little,
     not the extreme ones.
 
-    Random starts come from a generator of their own, seeded by :class:`~mmdiverse.DiversityHook`
-    from the run's seed and the iteration: a resumed run draws what the uninterrupted one would
-    have drawn, all ranks draw alike, and the host's random numbers stay untouched.
+    Random starts come from a generator of their own, seeded by
+    :class:`~mmdiverse.hooks.DiversityHook` from the run's seed and the iteration: a resumed run
+    draws what the uninterrupted one would have drawn, all ranks draw alike, and the host's random
+    numbers stay untouched.
 
     Source: Chen et al., CVPR 2022 (arXiv 2203.06345), conditional orthogonality of weights,
     embeddings and attention.

@@ -215,7 +215,7 @@ class GramDeterminantLoss(DiversityLoss):
     unlike a mean over pairs it makes every direction that repeats another cost nearly
     ``-log(jitter)``.
 
-    ``official=True`` uses the authors' norms, see :func:`authors_squared_distances`. Theirs is
+    ``official=True`` uses the authors' norms, see :func:`.authors_squared_distances`. Theirs is
     computed in the precision of the vectors, which gives NaN for nearly equal ones in float32;
     ours in float64 always.
 

@@ -17,7 +17,7 @@ class Measure:
         name (str): In configs, logs and files.
         title (str): In words.
         level (str): ``'patch'``, ``'attention'`` or ``'weight'``.
-        axis (str): One of :data:`AXES`.
+        axis (str): One of ``AXES``.
         function (Callable): From a record of ``B`` items to ``(B, ...)``; of axis
             ``'layer pair'``, from the records of all layers to ``(B, L, L)``.
         meaning (str): What it tells, in a sentence for those who do not know it.

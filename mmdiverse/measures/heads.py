@@ -121,7 +121,7 @@ def _distances(grid: tuple[int, int], skip: int, dtype: torch.dtype, device: tor
 def head_output_cka_terms(record: HeadRecord) -> Tensor:
     """Unbiased HSIC of the outputs of every two heads, for ``head_output_cka``.
 
-    See :func:`~mmdiverse.measures.layers.linear_cka_terms`; here the tokens, prefix tokens
+    See :func:`~mmdiverse.measures.linear_cka_terms`; here the tokens, prefix tokens
     included, are those that each head gives.
 
     Args:

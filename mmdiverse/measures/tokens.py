@@ -62,7 +62,7 @@ def ridge_error(record: Record, ridge: float = RIDGE) -> Tensor:
 
     Args:
         record (Record): ``(B, M, D)``.
-        ridge (float): ``rho``. Defaults to :data:`RIDGE`.
+        ridge (float): ``rho``. Defaults to ``RIDGE``.
 
     Returns:
         Tensor: ``(B,)``, in [0, 1]: 0 where every token is a combination of others, 1 where all

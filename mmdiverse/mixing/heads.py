@@ -78,7 +78,7 @@ class PatchMixingClsHead(VisionTransformerClsHead):
     Raises:
         TypeError: If ``loss`` is no PatchMixingLoss.
         ValueError: In training, if the backbone gives its class token alone, or samples do not
-            fit; see :func:`patch_mixing_loss`.
+            fit; see :func:`~mmdiverse.mixing.heads.patch_mixing_loss`.
     """
 
     def __init__(self, *args: Any, loss: dict | None = None, **kwargs: Any) -> None:
@@ -118,7 +118,7 @@ class PatchMixingLinearClsHead(LinearClsHead):
     Raises:
         TypeError: If ``loss`` is no PatchMixingLoss.
         ValueError: If the head gets no feature map; in training, if samples do not fit; see
-            :func:`patch_mixing_loss`.
+            :func:`~mmdiverse.mixing.heads.patch_mixing_loss`.
     """
 
     def __init__(self, *args: Any, loss: dict | None = None, **kwargs: Any) -> None:

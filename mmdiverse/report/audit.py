@@ -55,7 +55,7 @@ def write_report(audit: Audit, out_dir: str | Path) -> Path:
     """Write everything that is known of some models.
 
     Args:
-        audit (Audit): From :func:`~mmdiverse.evaluation.audit.audit`.
+        audit (Audit): From :func:`mmdiverse.audit`.
         out_dir (str | Path): Gets ``audit.html``, which needs no other file, ``audit.json``,
             ``audit.csv``, ``diversity_<model>.py`` for every model and ``figures/``.
 
@@ -116,7 +116,7 @@ def to_dict(audit: Audit) -> dict[str, Any]:
     """Everything but pictures, as JSON can hold it: NaN is None.
 
     Args:
-        audit (Audit): From :func:`~mmdiverse.evaluation.audit.audit`.
+        audit (Audit): From :func:`mmdiverse.audit`.
     """
     models = []
     for model in audit.models:

@@ -32,7 +32,8 @@ WIDTH, HEIGHT = 4.4, 3.0
 #: Colours of text, lines of the grid and background. No other thing is drawn in these, so that a
 #: page can put its own in their place, see :func:`inline_svg`.
 INK, GRID, PAPER = '#1a1a1b', '#d5d5d6', '#fffffe'
-#: Okabe and Ito's, the last three darker, for 3:1 on white; a page has lighter ones on black.
+#: Those of Okabe and Ito, the last three darker, so that they stand out by 3 to 1 on white; a page
+#: has lighter ones on black.
 PALETTE = ('#0072b2', '#d55e00', '#00845f', '#b5588c', '#a86f00', INK)
 MARKERS = ('o', 's', 'D', '^', 'v', 'P')
 LINES = ('-', '--', '-.', ':', (0, (6, 1)), (0, (3, 1, 1, 1, 1, 1)))
@@ -72,7 +73,7 @@ class Panel:
         title (str): Short.
         model (str): Whose it is, or nothing where all models share it.
         measure (Measure): What is shown.
-        figure (Figure): Under :data:`STYLE`.
+        figure (Figure): Under ``STYLE``.
         note (str): How to read this kind of figure, with its range.
     """
 

@@ -24,7 +24,7 @@ MEMORY = {'stored_bytes': ('maps stored', '#d55e00'), 'fused_bytes': ('maps neve
 
 
 def overhead_row(name: str, result: Result) -> str:
-    """A line of the table of overheads, under :data:`OVERHEAD_HEADER`.
+    """A line of the table of overheads, under ``OVERHEAD_HEADER``.
 
     Args:
         name (str): Of the arm.
@@ -73,7 +73,7 @@ def plot_overhead(results: Mapping[str, Result], path: str | Path, title: str) -
 
 
 def scaling_row(name: str, result: Result) -> str:
-    """A line of the table of exponents, under :data:`SCALING_HEADER`.
+    """A line of the table of exponents, under ``SCALING_HEADER``.
 
     Args:
         name (str): Of term and axis.

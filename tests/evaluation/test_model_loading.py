@@ -210,7 +210,7 @@ class TestZoo:
             load_model(ZOO)
 
     def test_model_without_released_weights(self) -> None:
-        with pytest.raises(ValueError, match='released no weights of hivit-base.*; give a check'):
+        with pytest.raises(ValueError, match='no weights of hivit-base.*; give a check'):
             load_model('hivit-base-p16_16xb64_in1k')
 
     def test_unknown_name(self) -> None:

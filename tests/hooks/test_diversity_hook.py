@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -5,7 +6,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
-from mmengine.runner import Runner
+from mmengine.runner import FlexibleRunner, Runner
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 
@@ -14,6 +15,7 @@ from mmdiverse.hooks import DiversityHook
 from mmdiverse.registry import LOSSES
 from mmdiverse.taps import build_tap
 from mmdiverse.terms import DiversityTerm
+from tests.robustness.modes import MODES, mode_config
 from tests.runs import assert_resumes_as_uninterrupted, digits_config, same_state, train
 
 TERM = dict(type='CosineLoss', on='patch', weight=0.5)
@@ -461,3 +463,175 @@ def test_an_overflow_of_all_losses_is_left_to_the_scaler(tmp_path: Path) -> None
 def test_under_a_scaler_a_term_may_not_overflow_alone(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match='patch_cosine is nan.*bfloat16 in place of float16'):
         broken_run(tmp_path, **HALF).train()
+
+
+def shares(seen: dict[str, float]) -> dict[str, float]:
+    return {key: value for key, value in seen.items() if key.endswith('_gradient_share')}
+
+
+def diverse_run(work_dir: Path, gradient_interval: int, terms: list[dict], batches: int = 3,
+                **options) -> tuple[Runner, Record, DiversityHook]:
+    cfg = digits_config('deit-nano_digits', work_dir, batches=batches, **options)
+    cfg.model.backbone.drop_path_rate = 0.2
+    cfg.custom_hooks = [dict(type='mmdiverse.DiversityHook', terms=terms,
+                             gradient_interval=gradient_interval)]
+    runner, record = Runner.from_cfg(cfg), Record()
+    runner.register_hook(record)
+    runner.train()
+    hook, = (hook for hook in runner.hooks if isinstance(hook, DiversityHook))
+    return runner, record, hook
+
+
+def test_gradient_shares_are_those_of_separate_backward_passes() -> None:
+    model = build_model()
+    hook = DiversityHook(terms=[TERM, WEIGHT_TERM], gradient_interval=1)
+    hook.attach(model)
+    norms = []
+    for key in ('loss_cls', 'loss_patch_cosine', 'loss_weight_cosine'):
+        model.zero_grad()
+        model(**batch(), mode='loss')[key].backward()
+        norms.append(torch.cat([p.grad.flatten() for p in model.parameters()
+                                if p.grad is not None]).norm().item())
+    hook._measures_gradients = True
+    found = shares(model(**batch(), mode='loss'))
+    assert {key: value.item() for key, value in found.items()} == {
+        f'{name}_gradient_share': pytest.approx(norm / sum(norms), rel=1e-4)
+        for name, norm in zip(('model', 'patch_cosine', 'weight_cosine'), norms)}
+
+
+@pytest.mark.parametrize('fragment', ['all', 'official'])
+def test_measuring_gradients_leaves_training_as_it_is_bit_for_bit(fragment: str, tmp_path: Path
+                                                                  ) -> None:
+    states = []
+    for interval in (0, 1):
+        runner, record, hook = diverse_run(tmp_path / str(interval), interval,
+                                           load_fragment(fragment).terms)
+        assert all(bool(shares(seen)) == bool(interval) for seen in record.seen)
+        ends = {f'{term.name} {key}': value for term in hook.terms
+                for key, value in term.loss.state.items()}
+        assert bool(ends) == (fragment == 'all')
+        states.append({**runner.model.state_dict(), **ends, 'numbers': torch.get_rng_state()})
+    assert same_state(*states)
+
+
+def test_shares_are_measured_every_so_often_and_every_line_of_the_log_has_the_newest(
+        tmp_path: Path) -> None:
+    _, record, _ = diverse_run(tmp_path, 2, [TERM], batches=4,
+                               **{'default_hooks.logger.interval': 1})
+    measured = [shares(seen) for seen in record.seen]
+    assert [bool(found) for found in measured] == [True, False, True, False]
+    for found in measured[::2]:
+        assert {*found} == {'model_gradient_share', 'patch_cosine_gradient_share'}
+        assert sum(found.values()) == pytest.approx(1) and min(found.values()) > 0
+    log, = tmp_path.glob('*/vis_data/scalars.json')
+    lines = [shares(json.loads(line)) for line in log.read_text().splitlines()]
+    newest = [measured[0], measured[0], measured[2], measured[2]]
+    assert lines[:4] == [pytest.approx(found) for found in newest]
+    assert measured[0] != measured[2]
+
+
+def test_the_log_forgets_the_share_of_a_term_that_its_schedule_stops(tmp_path: Path) -> None:
+    schedule = dict(type='MultiStepParamScheduler', milestones=[2], gamma=0., by_epoch=False)
+    runner, record, _ = diverse_run(tmp_path, 1, [dict(TERM, schedule=schedule), WEIGHT_TERM])
+    assert [('patch_cosine_gradient_share' in seen) for seen in record.seen] == [True, True, False]
+    assert sum(shares(record.seen[2]).values()) == pytest.approx(1)
+    assert {key for key in record.keys if key.endswith('gradient_share')} == {
+        'train/model_gradient_share', 'train/weight_cosine_gradient_share'}
+
+
+def test_shares_wait_until_half_precision_no_longer_overflows(tmp_path: Path) -> None:
+    scale = dict(init_scale=2.**40, backoff_factor=2.**-20)
+    _, record, _ = diverse_run(tmp_path, 1000, [TERM], batches=4, **{
+        'optim_wrapper.type': 'mmdiverse.AutocastOptimWrapper', 'optim_wrapper.dtype': 'float16',
+        'optim_wrapper.loss_scale': scale})
+    measured = [bool(shares(seen)) for seen in record.seen]
+    assert not measured[0] and measured.count(True) == 1
+    found = shares(record.seen[measured.index(True)])
+    assert sum(found.values()) == pytest.approx(1) and min(found.values()) > 0
+
+
+def test_shares_of_a_term_of_gradients() -> None:
+    model = mixing_model()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    hook = DiversityHook(terms=[dict(GRADIENT_TERM, layers=1)], gradient_interval=1)
+    hook.attach(model)
+    hook._measures_gradients = True
+    losses = model(**mixed_batch(model), mode='loss')
+    model.parse_losses(losses)[0].backward()
+    found = shares(losses)
+    assert len(found) == 2 and sum(found.values()) == pytest.approx(1) and min(found.values()) > 0
+
+
+def test_a_term_that_takes_the_name_of_the_models_share_is_refused() -> None:
+    model = build_model()
+    hook = DiversityHook(terms=[dict(TERM, name='model_gradient_share')], gradient_interval=1)
+    hook.attach(model)
+    hook._measures_gradients = True
+    with pytest.raises(ValueError, match="logs 'model_gradient_share' already.*`name`"):
+        model(**batch(), mode='loss')
+
+
+@pytest.mark.parametrize('interval', [-1, 1.5, True, None])
+def test_gradient_interval_must_be_a_number_of_iterations(interval: object) -> None:
+    with pytest.raises(ValueError, match='`gradient_interval` must be a number of iterations'):
+        DiversityHook(terms=[TERM], gradient_interval=interval)
+
+
+def run_measured(rank: int, name: str, terms: list[dict], folder: Path) -> None:
+    """A run of a mode, as one of its processes, that keeps what it logged."""
+    mode, = (mode for mode in MODES if mode.name == name)
+    cfg = mode_config(mode, 'deit', folder)
+    cfg.log_level = 'WARNING'
+    cfg.custom_hooks = [dict(type='mmdiverse.DiversityHook', terms=terms, gradient_interval=1)]
+    if mode.processes:
+        torch.distributed.init_process_group('gloo', rank=rank, world_size=mode.processes,
+                                             init_method=f'file://{folder}/store')
+    with mode.around():
+        runner, record = (FlexibleRunner if 'strategy' in cfg else Runner).from_cfg(cfg), Record()
+        runner.register_hook(record)
+        runner.train()
+    torch.save(record.seen, folder / f'{rank}.pth')
+    if mode.processes:
+        torch.distributed.destroy_process_group()
+
+
+def measured_in(name: str, terms: list[dict], folder: Path, monkeypatch: pytest.MonkeyPatch
+                ) -> list[list[dict[str, float]]]:
+    """The shares of every iteration, of every process."""
+    folder.mkdir()
+    mode, = (mode for mode in MODES if mode.name == name)
+    if mode.processes:
+        monkeypatch.setenv('LOCAL_RANK', '0')  # these processes have no GPUs to number
+        torch.multiprocessing.spawn(run_measured, (name, terms, folder), nprocs=mode.processes)
+    else:
+        run_measured(0, name, terms, folder)
+    seen = [torch.load(folder / f'{rank}.pth') for rank in range(max(mode.processes, 1))]
+    assert all(len(iterations) == 2 for iterations in seen)
+    return [[shares(iteration) for iteration in iterations] for iterations in seen]
+
+
+@pytest.mark.parametrize('name', ['DDP, 2 processes', 'DDP, 2 processes, `static_graph`',
+                                  'activation checkpointing, not re-entrant'])
+def test_shares_in_a_mode_are_those_of_a_plain_run(name: str, tmp_path: Path,
+                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+    terms = [dict(TERM, weight=20.), dict(SHARED[0], weight=5.)]
+    plain, = measured_in('fp32', terms, tmp_path / 'plain', monkeypatch)
+    assert all(len(found) == 3 for found in plain)
+    for process in measured_in(name, terms, tmp_path / 'mode', monkeypatch):
+        assert process == [pytest.approx(found, rel=1e-4) for found in plain]
+
+
+@pytest.mark.parametrize(('name', 'obstacle'), [
+    ('activation checkpointing, re-entrant', 're-entrant activation checkpointing'),
+    ('`torch.compile`, backend eager', '`compile`'),
+    ('FSDP, `SHARD_GRAD_OP`', 'MMFullyShardedDataParallel'),
+])
+def test_where_shares_cannot_be_measured_one_warning_says_so(
+        name: str, obstacle: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for process in measured_in(name, [TERM], tmp_path / 'run', monkeypatch):
+        assert process == [{}, {}]
+    log = '\n'.join(path.read_text() for path in (tmp_path / 'run').rglob('*.log'))
+    assert log.count('no `gradient_share` of terms') == 1
+    assert f'because {obstacle} allows no gradients' in log and '`gradient_interval` to 0' in log

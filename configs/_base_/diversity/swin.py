@@ -2,6 +2,7 @@
 # the contrast is between the last two blocks, which lie in one stage.
 diversity = dict(
     type='mmdiverse.DiversityHook',
+    gradient_interval=1000,
     terms=[
         dict(type='CosineLoss', on='patch', layers=-1, weight=0.5),
         dict(type='ContrastiveLoss', on='patch', layers=[-2, -1], weight=0.5),

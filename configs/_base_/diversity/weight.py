@@ -4,6 +4,7 @@
 # CPU.
 diversity = dict(
     type='mmdiverse.DiversityHook',
+    gradient_interval=1000,
     terms=[
         dict(type='ConditionalOrthogonalityLoss', on='weight', layers='all', method='power',
              weight=2e-2),

@@ -1,0 +1,1 @@
+"""What the new-style configs inherit."""

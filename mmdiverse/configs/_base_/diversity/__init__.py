@@ -1,0 +1,1 @@
+"""Diversity terms for new-style configs; each module defines ``diversity``."""

@@ -1,0 +1,1 @@
+"""New-style configs of DeiT."""
