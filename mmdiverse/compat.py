@@ -24,7 +24,7 @@ def apply() -> list[str]:
         list[str]: Names of the mends applied by this call; a second call finds nothing to do.
     """
     mends = (allow_checkpoint_globals, guard_checkpoint_loaders, write_files_atomically,
-             register_config_package, disable_broken_multimodal)
+             register_config_package, let_sharded_runs_resume, disable_broken_multimodal)
     return [mend.__name__ for mend in mends if mend()]
 
 
@@ -185,6 +185,37 @@ def register_config_package() -> bool:
     except PackageNotFoundError:  # run from a source tree: MMEngine asks the import system anyway
         at_location = True
     MODULE2PACKAGE['mmdiverse'] = 'mmdiverse' if at_location else 'mmdiverse.version'
+    return True
+
+
+def let_sharded_runs_resume() -> bool:
+    """Lets a run under FSDP resume.
+
+    Breaks: torch >= 2.1, whose ``optim_state_dict_to_load`` takes its arguments in another order
+    than MMEngine's ``FSDPStrategy`` hands them over.
+    Symptom: ``--resume`` stops with ``TypeError: unhashable type: 'dict'``.
+
+    Registers, under the name ``FSDPStrategy``, a subclass that names these arguments.
+
+    Not applied where the name was registered anew by someone else.
+
+    Returns:
+        bool: Whether the strategy was registered by this call.
+    """
+    from mmengine._strategy.fsdp import FSDPStrategy
+    from mmengine.registry import STRATEGIES
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    if STRATEGIES.get('FSDPStrategy') is not FSDPStrategy:
+        return False
+
+    class ResumableFSDPStrategy(FSDPStrategy):
+
+        def load_optim_state_dict(self, state_dict: dict) -> None:
+            self.optim_wrapper.load_state_dict(FullyShardedDataParallel.optim_state_dict_to_load(
+                model=self.model, optim=self.optim_wrapper.optimizer, optim_state_dict=state_dict))
+
+    STRATEGIES.register_module(name='FSDPStrategy', module=ResumableFSDPStrategy, force=True)
     return True
 
 

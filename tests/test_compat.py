@@ -449,16 +449,61 @@ class TestProcessGroup:
         assert ended.stdout.split() == ['True', 'gloo', '127.0.0.1'], ended.stderr[-2000:]
 
 
+class TestShardedRunsResume:
+    ENV = dict(RANK='0', LOCAL_RANK='0', WORLD_SIZE='1', MASTER_ADDR='127.0.0.1', MASTER_PORT='0')
+    LOAD = '''
+        import torch
+        from mmengine._strategy.fsdp import FSDPStrategy
+        from mmengine.optim import OptimWrapper
+        from torch.distributed.fsdp import FullyShardedDataParallel
+
+        def load(kind):
+            torch.distributed.init_process_group('gloo')
+            strategy = kind.__new__(kind)
+            strategy.model = FullyShardedDataParallel(
+                torch.nn.Linear(1, 1), device_id='cpu', use_orig_params=True)
+            optimizer = torch.optim.SGD(strategy.model.parameters(), lr=1., momentum=0.5)
+            strategy.optim_wrapper = OptimWrapper(optimizer)
+            strategy.model(torch.ones(1, 1)).sum().backward()
+            optimizer.step()
+            state = FullyShardedDataParallel.optim_state_dict(strategy.model, optimizer)
+            optimizer.state.clear()
+            strategy.load_optim_state_dict(state)
+            print([float(kept['momentum_buffer'].sum()) for kept in optimizer.state.values()])
+        '''
+
+    def test_without_it_the_state_of_the_optimizer_cannot_be_loaded(self):
+        ended = python(textwrap.dedent(self.LOAD) + 'load(FSDPStrategy)', **self.ENV)
+        assert "TypeError: unhashable type: 'dict'" in ended.stderr
+
+    def test_with_it_the_state_of_the_optimizer_is_loaded(self):
+        ended = python(textwrap.dedent(self.LOAD) + textwrap.dedent('''
+            import mmdiverse
+            from mmengine.registry import STRATEGIES
+            load(STRATEGIES.get('FSDPStrategy'))'''), **self.ENV)
+        assert ended.stdout.strip() == '[1.0, 1.0]', ended.stderr[-2000:]
+
+    def test_a_strategy_that_someone_else_registered_stays(self, monkeypatch):
+        from mmengine.registry import STRATEGIES
+        monkeypatch.setitem(STRATEGIES.module_dict, 'FSDPStrategy', object)
+        assert not compat.let_sharded_runs_resume()
+        assert STRATEGIES.get('FSDPStrategy') is object
+
+
 def test_apply_names_what_it_did_and_a_second_call_finds_nothing(monkeypatch):
+    from mmengine._strategy.fsdp import FSDPStrategy
     from mmengine.config.utils import MODULE2PACKAGE
+    from mmengine.registry import STRATEGIES
     from mmengine.runner import checkpoint
 
     monkeypatch.delitem(MODULE2PACKAGE, 'mmdiverse')
+    monkeypatch.setitem(STRATEGIES.module_dict, 'FSDPStrategy', FSDPStrategy)
     torch.serialization.clear_safe_globals()
     monkeypatch.setattr(CheckpointLoader, '_schemes', {'': checkpoint.load_from_local})
     monkeypatch.setitem(backends, 'local', LocalBackend)
     assert compat.apply() == ['allow_checkpoint_globals', 'guard_checkpoint_loaders',
-                              'write_files_atomically', 'register_config_package']
+                              'write_files_atomically', 'register_config_package',
+                              'let_sharded_runs_resume']
     assert compat.apply() == []
 
 

@@ -437,17 +437,17 @@ def _sharing_table(result: Result) -> str:
     def rows() -> Iterator[tuple[str, ...]]:
         for name, model in _models(result):
             for arm, entry in model['arms'].items():
-                steps = entry['steps']
-                if not entry['messages'] or any(step['image_seconds'] for step in steps):
+                if not entry['messages'] or any(step['image_seconds'] for step in entry['steps']):
                     continue
                 yield (name, f'`{arm}`',
                        ', '.join(f'{message:,} bytes' for message in entry['messages']),
-                       *(f'{step["matrices"]}: {_percent(step["overhead"])}, not shared '
-                         f'{_percent(step["unshared_overhead"])}' for step in steps))
+                       *(f'{step["matrices"]}: {_percent(step["overhead"])} '
+                         f'({_percent(step["unshared_overhead"])})' for step in entry['steps']))
 
-    return markdown_table(('model', 'weight terms', 'all-reduces of a step',
-                           *(f'{count}: matrices and overhead' for count in _counts(result))),
-                          rows())
+    caption = ('Matrices of the busiest process, overhead, and in brackets what it would be if '
+               'every process evaluated all of them:')
+    return caption + '\n\n' + markdown_table(
+        ('model', 'weight terms', 'all-reduces of a step', *_counts(result)), rows())
 
 
 def _models(result: Result) -> Iterator[tuple[str, Result]]:

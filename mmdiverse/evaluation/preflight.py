@@ -58,7 +58,8 @@ class TermAtStart:
         value (float): Raw.
         weighted (float): What it adds to the loss.
         gradient_share (float): Its part of the gradient, in [0, 1]; see
-            :class:`~mmdiverse.hooks.DiversityHook`.
+            :class:`~mmdiverse.hooks.DiversityHook`. NaN where that cannot be measured, such as
+            under ``torch.compile``.
     """
 
     name: str
@@ -443,7 +444,7 @@ class _DryRun:
         first = self.probe.first
         self.terms = [
             TermAtStart(term.name, term.weight, first[term.name], first[f'loss_{term.name}'],
-                        first[f'{term.name}_gradient_share'])
+                        first.get(f'{term.name}_gradient_share', math.nan))
             for hook in hooks for term in hook.enabled_terms if term.name in first]
         if not self.terms:
             return 'ok', 'no terms'
@@ -454,7 +455,7 @@ class _DryRun:
             text += f'; {", ".join(small)} give less than {SMALL:.1%} of the gradient'
         if large:
             text += f'; {", ".join(large)} give more than {LARGE:.0%} of the gradient'
-        return ('note' if large else 'ok'), text
+        return ('note' if small or large else 'ok'), text
 
 
 def _scaled(wanted: int, measured: int) -> str:
