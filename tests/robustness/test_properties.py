@@ -346,9 +346,10 @@ def plans(draw: st.DrawFn) -> Plan:
 
 def standin(model: nn.Module) -> SimpleNamespace:
     """What the hook asks of a Runner, without what makes one slow."""
-    return SimpleNamespace(model=model, train_dataloader=[None] * EPOCH_LENGTH, seed=3, iter=0,
-                           epoch=0, max_epochs=EPOCHS, max_iters=EPOCHS * EPOCH_LENGTH,
-                           train_loop=None, logger=logging.getLogger('silent'),
+    return SimpleNamespace(cfg={}, model=model, train_dataloader=[None] * EPOCH_LENGTH, seed=3,
+                           iter=0, epoch=0, max_epochs=EPOCHS,
+                           max_iters=EPOCHS * EPOCH_LENGTH, train_loop=None,
+                           logger=logging.getLogger('silent'),
                            message_hub=SimpleNamespace(log_scalars={}))
 
 
