@@ -256,6 +256,15 @@ class TokenRecord(Record):
     def vectors(self) -> Tensor:
         return self._vectors
 
+    def keep_tokens(self, items: Tensor, tokens: Tensor) -> 'TokenRecord':
+        """Some tokens of some items.
+
+        Args:
+            items (Tensor): Indices ``(b,)`` into the batch.
+            tokens (Tensor): Indices ``(b, m)``, of each of these items, prefix tokens not counted.
+        """
+        return TokenRecord(self._vectors[items[:, None], tokens], self.layer)
+
     def _map(self, function: Callable[[Tensor], Tensor]) -> 'TokenRecord':
         return TokenRecord(function(self._vectors), self.layer)
 
@@ -266,13 +275,15 @@ class HeadRecord(Record):
     Args:
         heads (Tensor): ``(B, H, N, d)``, flattened to ``H`` vectors in ``N d`` dimensions.
         layer (int | str): Block index.
+        num_prefix (int): Of the ``N`` tokens, those in front that are no patches.
     """
 
     level = 'attention'
 
-    def __init__(self, heads: Tensor, layer: int | str = -1) -> None:
+    def __init__(self, heads: Tensor, layer: int | str = -1, num_prefix: int = 0) -> None:
         super().__init__(layer)
         self._heads = at_least_float32(heads)
+        self.num_prefix = num_prefix
 
     @property
     def heads(self) -> Tensor:
@@ -291,8 +302,13 @@ class HeadRecord(Record):
     def vectors(self) -> Tensor:
         return self._vectors
 
+    def keep_tokens(self, items: Tensor, tokens: Tensor) -> 'HeadRecord':
+        """All prefix tokens and some others, of some items; see :class:`TokenRecord`."""
+        kept = _with_prefix(tokens, self.num_prefix)
+        return HeadRecord(_tokens_of(self._heads, items, kept), self.layer, self.num_prefix)
+
     def _map(self, function: Callable[[Tensor], Tensor]) -> 'HeadRecord':
-        return HeadRecord(function(self._heads), self.layer)
+        return HeadRecord(function(self._heads), self.layer, self.num_prefix)
 
 
 class AttentionRecord(Record):
@@ -360,6 +376,21 @@ class AttentionRecord(Record):
         """Mean entropy of the rows of each map in nats, ``(B, H)``."""
         return entropy(self.positive_maps.flatten(2)) / self.num_tokens
 
+    def keep_tokens(self, items: Tensor, tokens: Tensor) -> 'AttentionRecord':
+        r"""Attention among all prefix tokens and some others, of some items.
+
+        .. math:: A'_{hij} = A_{hij} / \textstyle\sum_{j' \text{ kept}} A_{hij'}
+
+        Rows still sum to 1, as if the other tokens had been masked; see :class:`TokenRecord`.
+        """
+        kept = _with_prefix(tokens, self.num_prefix)
+        if self._q is None:
+            rows = _tokens_of(self.maps, items, kept)
+            maps = _tokens_of(rows.mT, torch.arange(len(items), device=items.device), kept).mT
+            return self._like(AttentionRecord(self.layer, maps=maps / maps.sum(-1, keepdim=True)))
+        return self._like(AttentionRecord(self.layer, q=_tokens_of(self._q, items, kept),
+                                          k=_tokens_of(self._k, items, kept), scale=self._scale))
+
     def stored(self) -> 'AttentionRecord':
         """The same record with :attr:`positive_maps` at hand, for measures that all need them."""
         maps, smallest = self.maps, torch.finfo(self.dtype).tiny
@@ -420,6 +451,18 @@ class AttentionRecord(Record):
                         dim=1))
         num = self.shape[1]
         return both.map_gram(lambda gram: function(gram[:, :num, num:]), normalize=normalize)
+
+
+def _with_prefix(tokens: Tensor, num_prefix: int) -> Tensor:
+    """Indices of some patches, ``(b, m)``, behind those of all prefix tokens."""
+    prefix = torch.arange(num_prefix, device=tokens.device).expand(len(tokens), -1)
+    return torch.cat((prefix, tokens + num_prefix), dim=1)
+
+
+def _tokens_of(given: Tensor, items: Tensor, tokens: Tensor) -> Tensor:
+    """Some tokens, ``(b, m)``, of some items, ``(b,)``, of ``(B, H, N, d)``."""
+    heads = torch.arange(given.size(1), device=given.device)
+    return given[items[:, None, None], heads[:, None], tokens[:, None]]
 
 
 def cosines(gram: Tensor) -> Tensor:

@@ -160,16 +160,32 @@ class DiversityTerm:
             RuntimeError: If something was not captured, or has no gradient where it should.
             ValueError: If the loss cannot work on these records.
         """
-        layers = [self._records(tap, layer, model_loss)
-                  for layer in tap.resolve_layers(self.layers, self.on)]
+        resolved = tap.resolve_layers(self.layers, self.on)
+        records = (self._records(tap, layer, model_loss) for layer in resolved)
         if self.loss.num_records == 2:
-            values = [self.loss(first, second) for first, second in zip(*layers)]
+            values = [self.loss(*pair) for pair in self._pairs(*map(list, records))]
+            items = values if self.on == 'weight' else [self._mean(values, tap, resolved[-1])]
         elif self.on == 'weight':
-            merged = merge_weights(list(chain(*layers)))
-            values = [self._share(record) if share else self.loss(record) for record in merged]
+            merged = merge_weights(list(chain(*records)))
+            items = [self._share(record) if share else self.loss(record) for record in merged]
         else:
-            values = [self.loss(record) for record in chain(*layers)]
-        return self._reduce(values)
+            items = [self._mean([self.loss(record) for record in of_layer], tap, layer)
+                     for layer, of_layer in zip(resolved, records)]
+        items = torch.cat(items)
+        return items.sum() if self.reduction == 'sum' else items.mean()
+
+    def _pairs(self, first: list[Record], second: list[Record]) -> Iterator[tuple[Record, Record]]:
+        if len(first) != len(second):
+            raise ValueError(f'{type(self.loss).__name__} compares two layers with equal tokens, '
+                             f'but padding leaves other ones at each of `layers`={self.layers!r}; '
+                             'in a Swin, stay within one stage')
+        return zip(first, second)
+
+    def _mean(self, values: list[Tensor], tap: Tap, layer: Layer) -> Tensor:
+        """The mean over the images, ``(1,)``."""
+        if not values:
+            return tap.zero(self._source, layer)
+        return torch.cat(values).mean(0, keepdim=True)
 
     def _records(self, tap: Tap, layer: Layer, model_loss: Tensor | None) -> Iterator[Record]:
         """The records of a layer, made only when asked for.
@@ -207,13 +223,6 @@ class DiversityTerm:
         whole[own.items] = part.detach()
         all_reduce(whole)
         return whole
-
-    def _reduce(self, values: list[Tensor]) -> Tensor:
-        if self.on == 'weight':
-            items = torch.cat(values)
-        else:
-            items = torch.stack([value.mean() for value in values])
-        return items.sum() if self.reduction == 'sum' else items.mean()
 
 
 def build_loss(type: str, **options: Any) -> DiversityLoss:

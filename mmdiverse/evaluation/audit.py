@@ -253,7 +253,7 @@ def _look(model: nn.Module, images: Tensor | list[Tensor], names: Sequence[str])
     try:
         with tap.recording():
             model.backbone(inputs)
-            records = [tap.records('maps', layer)[0] for layer in blocks]
+            records = [tap.record('maps', layer) for layer in blocks]
             maps = {record.layer: _attention_to_patches(record.maps, tap.num_prefix,
                                                         inputs.shape[-2:])
                     for record in records if len(record.maps) == len(inputs)}

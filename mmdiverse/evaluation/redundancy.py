@@ -249,7 +249,7 @@ class RedundancyMeter:
     @torch.no_grad()
     def _on_capture(self, source: str, layer: Layer) -> None:
         """Measure heads at once, while they are in the cache, and let go of them."""
-        record, = self.tap.records(source, layer)
+        record = self.tap.record(source, layer)
         self.tap.forget(source, layer)
         self._seen.add((source, layer))
         if source == 'patch':

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from torch.utils.hooks import RemovableHandle
 
 from ..gradient_norms import gradient_norms, gradient_shares
+from ..image_mask import find_image_mask
 from ..registry import HOOKS
 from ..schedules import WeightSchedule
 from ..taps import Tap, build_tap
@@ -59,6 +60,10 @@ class DiversityHook(Hook):
     place. Shares are left out, with a warning, under FSDP, DeepSpeed, ``torch.compile`` and
     re-entrant activation checkpointing, which allow no gradient but that of the backward pass
     itself: a warning and no error, since training there is right all the same.
+
+    In the batches of MMDetection and MMSegmentation, tokens of padding are left out of every term,
+    and so are those whose pixels the segmentation ignores (``decode_head.ignore_index``): see
+    :class:`~mmdiverse.image_mask.ImageMask`. A batch of which no token is left gives 0.
 
     Under ``DistributedDataParallel`` the processes share out the matrices of terms at weight
     level. Where a power iteration ended is saved in checkpoints under ``diversity_hook`` and
@@ -113,6 +118,7 @@ class DiversityHook(Hook):
         self._handles: list[RemovableHandle] = []
         self._generator: torch.Generator | None = None
         self._share_weights = False
+        self._ignore_index: int | None = None
         self._gradient_interval = 0
         self._measures_gradients = False
         self._loss_scale = 1.
@@ -223,6 +229,7 @@ class DiversityHook(Hook):
                         from error
         tap.attach(requests)
         self.tap = tap
+        self._ignore_index = getattr(getattr(model, 'decode_head', None), 'ignore_index', None)
         device = next(model.parameters()).device
         self._generator = torch.Generator(device=device)
         for term in self.enabled_terms:
@@ -270,7 +277,9 @@ class DiversityHook(Hook):
         mode = kwargs.get('mode', args[2] if len(args) > 2 else 'tensor')
         if mode != 'loss' or not model.training:
             return
-        self.tap.start()
+        inputs, data_samples = (kwargs.get(name, args[index] if index < len(args) else None)
+                                for index, name in enumerate(('inputs', 'data_samples')))
+        self.tap.start(find_image_mask(inputs, data_samples, self._ignore_index))
         if any(term.loss.of_gradients and term.resolve(self.tap) != [len(self.tap.blocks) - 1]
                for term in self._active_terms()):
             # Fused attention can be differentiated only once.

@@ -13,6 +13,7 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import Checkpoi
 from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.utils.hooks import RemovableHandle
 
+from ..image_mask import ImageMask, Size, group_tokens
 from ..records import AttentionRecord, HeadRecord, Record, TokenRecord, WeightRecord
 from ..registry import TAPS
 
@@ -138,6 +139,7 @@ class Tap:
         self._captured: dict[Request, Any] = {}
         self._records: dict[Any, list[Record]] = {}
         self._recording = False
+        self._images: ImageMask | None = None
         self._with_gradient: set[Layer] = set()
 
     # What a family says of itself
@@ -154,6 +156,14 @@ class Tap:
     def count_prefix_tokens(self) -> int:
         """How many tokens stand before the patches."""
         raise NotImplementedError
+
+    def patch_size(self, layer: Layer) -> Size:
+        """Height and width in pixels of what a token of this layer stands for.
+
+        Asked where images are padded, as in detection and segmentation.
+        """
+        raise NotImplementedError(f'{type(self).__name__} lacks `patch_size`, without which tokens '
+                                  'of padding cannot be told from those of images')
 
     def check_attention(self, block: nn.Module) -> None:
         """Raise ValueError if the maps of this block cannot be had exactly."""
@@ -247,6 +257,7 @@ class Tap:
         """Forget what was captured."""
         self._captured.clear()
         self._records.clear()
+        self._images = None
 
     def forget(self, source: str, layer: Layer) -> None:
         """Forget what was captured of one layer.
@@ -258,10 +269,15 @@ class Tap:
         self._captured.pop((source, layer), None)
         self._records.pop((source, layer, Weights()), None)
 
-    def start(self) -> None:
-        """Forget what was captured, and capture from now on."""
+    def start(self, images: ImageMask | None = None) -> None:
+        """Forget what was captured, and capture from now on.
+
+        Args:
+            images (ImageMask, optional): What counts of the images in the next forward pass.
+                Defaults to all.
+        """
         self.clear()
-        self._recording = True
+        self._images, self._recording = images, True
 
     def stop(self) -> bool:
         """Capture no more, and return whether capture was on."""
@@ -269,9 +285,13 @@ class Tap:
         return was_recording
 
     @contextmanager
-    def recording(self) -> Iterator[None]:
-        """Capture within the ``with`` block; read the records before leaving it."""
-        self.start()
+    def recording(self, images: ImageMask | None = None) -> Iterator[None]:
+        """Capture within the ``with`` block; read the records before leaving it.
+
+        Args:
+            images (ImageMask, optional): What counts of the images. Defaults to all.
+        """
+        self.start(images)
         try:
             yield
         finally:
@@ -305,21 +325,66 @@ class Tap:
             weights (Weights): At weight level, which matrices and vectors.
 
         Returns:
-            list[Record]: One record; at weight level one for each linear layer that holds some of
-            the matrices.
+            list[Record]: At weight level one record for each linear layer that holds some of the
+            matrices. Otherwise one; or, where padding or ignored pixels leave images (windows)
+            with different numbers of tokens, one for each number, none for fewer than two.
 
         Raises:
             RuntimeError: If the layer was not reached in the forward pass, if what it gave has no
                 gradient though parameters before it train, or if a weight is sharded away.
-            ValueError: If a weight matrix is unknown.
+            ValueError: If a weight matrix is unknown, or no image is two patches large.
         """
         key = (source, layer, weights)
         if key not in self._records:
             if source == 'weight':
                 self._records[key] = self._weight_records(layer, weights)
             else:
-                self._records[key] = [self._make_record(source, layer)]
+                self._records[key] = self._keep(self._make_record(source, layer), source, layer)
         return self._records[key]
+
+    def record(self, source: str, layer: Layer) -> Record:
+        """The one record of a layer that has no more.
+
+        Args:
+            source (str): ``'patch'``, ``'maps'``, ``'values'`` or ``'outputs'``.
+            layer (int | str): Resolved layer.
+
+        Raises:
+            RuntimeError: As of :meth:`records`.
+            ValueError: If padding leaves different numbers of tokens.
+        """
+        records = self.records(source, layer)
+        if len(records) != 1:
+            raise ValueError(
+                f'padding leaves windows with different numbers of tokens in block {layer} of '
+                f'{type(self.backbone).__name__}, over which no mean is taken here; change the '
+                'size of the images or `window_size` of the backbone, so that windows divide them')
+        return records[0]
+
+    def token_mask(self, source: str, layer: Layer) -> Tensor | None:
+        """Which tokens count of what was captured, ``(B, N)`` of bool; None if all do.
+
+        Raises:
+            ValueError: If no image is two patches large.
+        """
+        if self._images is None:
+            return None
+        size = self.patch_size(layer)
+        grid = self._images.grid(size)
+        if self._images.tokens(grid, size, ignore=False).sum(1).max() < 2:
+            raise ValueError(
+                f'at layer {layer!r} a token stands for {size[0]} x {size[1]} pixels, and without '
+                f'padding the images of this batch have {self._images.sizes}, less than two such '
+                'tokens; enlarge the images (`train_pipeline`), or choose earlier `layers`')
+        return self._images.tokens(grid, size)
+
+    def _keep(self, record: Record, source: str, layer: Layer) -> list[Record]:
+        """The record without the tokens that do not count, one for each number of tokens left."""
+        mask = self.token_mask(source, layer)
+        if mask is None or mask.all():
+            return [record]
+        return [record.keep_tokens(items.to(record.device), tokens.to(record.device))
+                for items, tokens in group_tokens(mask)]
 
     def _make_record(self, source: str, layer: Layer) -> Record:
         captured = self._read(source, layer)
@@ -332,8 +397,10 @@ class Tap:
             return record
         num_heads = self.count_heads(layer)
         if source == 'values':
-            return HeadRecord(split_heads(captured, num_heads)[2], layer)
-        return HeadRecord(captured.unflatten(-1, (num_heads, -1)).transpose(1, 2), layer)
+            heads = split_heads(captured, num_heads)[2]
+        else:
+            heads = captured.unflatten(-1, (num_heads, -1)).transpose(1, 2)
+        return HeadRecord(heads, layer, self.num_prefix)
 
     def gradient_records(self, layer: Layer, loss: Tensor) -> list[Record]:
         """The gradients of a loss with respect to the tokens of a layer, differentiable.
@@ -354,7 +421,11 @@ class Tap:
                 f'the loss of the model does not depend on the patches at layer {layer!r}, so they '
                 'have no gradients to diversify: a head that reads the class token alone does '
                 'this. Mix patches (`tools/train.py --mixing`), or choose earlier `layers`')
-        return [TokenRecord(gradient, layer, self.num_prefix)]
+        return self._keep(TokenRecord(gradient, layer, self.num_prefix), 'patch', layer)
+
+    def zero(self, source: str, layer: Layer) -> Tensor:
+        """The value of a layer of whose patches none counts in this batch, with a gradient."""
+        return 0 * self._read(source, layer).flatten()[:1]
 
     def _check_gradient(self, layer: Layer, gradient: Tensor) -> bool:
         """Whether patches have a gradient, until they have: a look at it makes a GPU wait."""

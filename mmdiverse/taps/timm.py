@@ -6,9 +6,10 @@ from timm.layers import Attention
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from ..image_mask import Size
 from ..records import AttentionRecord
 from ..registry import TAPS
-from .base import Tap, TapPoints, fused_qkv_matrices, inner_module, split_heads
+from .base import Layer, Tap, TapPoints, fused_qkv_matrices, inner_module, split_heads
 
 POINTS = TapPoints(
     embedding=('patch_embed', 'cls_token', 'dist_token', 'reg_token', 'pos_embed', 'norm_pre'),
@@ -40,6 +41,9 @@ class TimmVisionTransformerTap(Tap):
 
     def count_prefix_tokens(self) -> int:
         return self.backbone.timm_model.num_prefix_tokens
+
+    def patch_size(self, layer: Layer) -> Size:
+        return self.backbone.timm_model.patch_embed.proj.stride
 
     def check_attention(self, block: nn.Module) -> None:
         attention = inner_module(getattr(block, 'attn', None))

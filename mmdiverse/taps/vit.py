@@ -6,9 +6,10 @@ from mmpretrain.models.backbones import VisionTransformer
 from mmpretrain.models.utils import MultiheadAttention
 from torch import Tensor, nn
 
+from ..image_mask import Size
 from ..records import AttentionRecord
 from ..registry import TAPS
-from .base import Tap, TapPoints, fused_qkv_matrices, inner_module, split_heads
+from .base import Layer, Tap, TapPoints, fused_qkv_matrices, inner_module, split_heads
 
 POINTS = TapPoints(
     embedding=('patch_embed', 'cls_token', 'dist_token', 'pos_embed', 'pre_norm'),
@@ -37,6 +38,9 @@ class VisionTransformerTap(Tap):
     def count_prefix_tokens(self) -> int:
         # Counted, because `num_extra_tokens` of the class need not be what the instance has.
         return sum(getattr(self.backbone, name, None) is not None for name in PREFIX_TOKENS)
+
+    def patch_size(self, layer: Layer) -> Size:
+        return self.backbone.patch_embed.projection.stride
 
     def check_attention(self, block: nn.Module) -> None:
         attention = inner_module(block.attn)

@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -717,17 +717,9 @@ def name_that_the_model_logs(draw: st.DrawFn) -> Fault:
     return Fault(Plan(draw(networks()), [term]), 'name', 'cls')
 
 
-@st.composite
-def padded_windows(draw: st.DrawFn) -> Fault:
-    net = draw(networks(('swin', ), heads=2))
-    block = net.blocks[0]._replace(tokens=9)
-    term = dict(type='CosineLoss', on='attention', weight=1.,
-                heads=draw(st.sampled_from(['maps', 'values', 'outputs'])))
-    return Fault(Plan(replace(net, blocks=(block, ), window=2), [term]), 'window_size', 2)
-
 
 FIRST_STEP = [one_patch, one_head, one_row_per_head, two_stages, no_gradient_of_patches,
-              name_that_the_model_logs, padded_windows]
+              name_that_the_model_logs]
 
 
 @pytest.mark.parametrize('kind', FIRST_STEP, ids=lambda kind: kind.__name__)

@@ -1,5 +1,6 @@
 """What every registered tap keeps to, whatever its family of backbones."""
 import weakref
+from collections import defaultdict
 
 import pytest
 import torch
@@ -11,14 +12,19 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoi
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
+from mmdiverse.image_mask import ImageMask
+from mmdiverse.records import AttentionRecord, HeadRecord, Record, TokenRecord
 from mmdiverse.registry import TAPS
 from mmdiverse.taps import Tap, build_tap
 from mmdiverse.taps.base import HEADS, Weights, find_weight
-from tests.taps.families import FAMILIES, Family, attached, everything
+from tests.taps.families import FAMILIES, SWIN, Family, attached, everything, swin
 
 TAPS.import_from_location()
 
 every_family = pytest.mark.parametrize('family', FAMILIES, ids=str)
+#: 6 x 6 tokens in windows of 4, then 3 x 3 in one.
+PADDED = Family('swin-padded', make=lambda: swin(img_size=12, pad_small_map=True),
+                **{**SWIN, 'image_size': 12, 'num_patches': 36})
 every_source = pytest.mark.parametrize('source', ['patch', *HEADS])
 
 
@@ -440,3 +446,67 @@ def test_weights_with_lora_are_the_sum_of_both_parts() -> None:
     inputs = torch.randn(5, 4)
     torch.testing.assert_close(inputs @ weight.T + linear.original_layer.bias, linear(inputs))
     assert shape == weight.shape == (6, 4)
+
+
+def places(block: nn.Module, rows: int, columns: int) -> list[list[tuple[int, int]]]:
+    """Row and column of the tokens that a block attends to together, loop by loop."""
+    if not hasattr(block.attn, 'window_size'):
+        return [[(row, column) for row in range(rows) for column in range(columns)]]
+    size = block.attn.window_size
+    single = min(rows, columns) == size and not block.attn.pad_small_map
+    shift = 0 if single else block.attn.shift_size
+    high, wide = -(-rows // size) * size, -(-columns // size) * size
+    return [[((top + row + shift) % high, (left + column + shift) % wide)
+             for row in range(size) for column in range(size)]
+            for top in range(0, high, size) for left in range(0, wide, size)]
+
+
+def contents(record: Record) -> Tensor:
+    """What a record holds, with its tokens in dimension -2."""
+    return {AttentionRecord: lambda: record.maps, HeadRecord: lambda: record.heads,
+            TokenRecord: record.vectors}[type(record)]()
+
+
+def without(item: Tensor, kept: list[int], num_prefix: int, source: str) -> Tensor:
+    """One item without the tokens that do not count."""
+    if source == 'patch':
+        return item[kept]
+    kept = [*range(num_prefix), *(token + num_prefix for token in kept)]
+    if source != 'maps':
+        return item[:, kept]
+    maps = item[:, kept][:, :, kept]
+    return maps / maps.sum(-1, keepdim=True)
+
+
+@pytest.mark.parametrize('family', [*FAMILIES, PADDED], ids=str)
+@pytest.mark.parametrize('padding', [False, True])
+@pytest.mark.parametrize('layer', [0, 1, -1])
+@every_source
+def test_no_token_of_padding_enters_a_record(family: Family, padding: bool, layer: int,
+                                             source: str) -> None:
+    backbone, side = family.build(), family.image_size
+    tap = attached(backbone)
+    layer %= len(tap.blocks)
+    patch = tap.patch_size(layer)[0]
+    sizes = [(side, side)] * 3
+    if padding:  # a row that ends within a patch, and a patch with a column more
+        sizes[1:] = [(side - 1, side), (side - patch, side - patch + 1)]
+    with tap.recording(ImageMask(sizes, (side, side))):
+        backbone(family.images())
+        captured = contents(tap._make_record(source, layer))
+        records = tap.records(source, layer)
+    rows = -(-side // patch)
+    together = [[(row, column) for row in range(rows) for column in range(rows)]] \
+        if source == 'patch' else places(tap.blocks[layer], rows, rows)
+    expected = defaultdict(list)
+    for (high, wide), windows in zip(sizes, captured.split(len(together)), strict=True):
+        for item, tokens in zip(windows, together, strict=True):
+            kept = [index for index, (row, column) in enumerate(tokens)
+                    if row < rows and column < rows and (row + 1) * patch <= high
+                    and (column + 1) * patch <= wide]
+            if len(kept) > 1:
+                expected[len(kept)].append(without(item, kept, tap.num_prefix, source))
+    assert len(records) == len(expected)
+    for record, count in zip(records, sorted(expected), strict=True):
+        torch.testing.assert_close(contents(record), torch.stack(expected[count]))
+    assert len(expected) > 1 or not padding

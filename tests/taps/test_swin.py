@@ -37,13 +37,16 @@ def test_tokens_that_a_shift_brought_together_do_not_see_each_other() -> None:
     assert (plain > 1e-12).all() and (shifted[-1, 0] > 1e-12).float().mean() == 1 / 4
 
 
-def test_padding_is_refused_at_attention_level() -> None:
-    backbone = swin(img_size=12)  # 6 x 6 tokens
-    tap = build_tap(backbone)
-    tap.attach([('maps', 0)])
-    with tap.recording(), pytest.raises(
-            ValueError, match=r"block 0 sees \(6, 6\) tokens, which windows of 4 .*`window_size`"):
+def test_a_single_record_is_refused_where_windows_are_padded() -> None:
+    backbone = swin(img_size=12, pad_small_map=True)  # 6 x 6 tokens in windows of 4
+    tap = attached(backbone)
+    with tap.recording():
         backbone(torch.randn(1, 3, 12, 12))
+        with pytest.raises(ValueError, match='padding leaves windows with different numbers of '
+                                             'tokens in block 0 .*`window_size`'):
+            tap.record('maps', 0)
+        # 3 x 3 tokens in one window: padded, but all of them alike.
+        assert tap.record('maps', 2).maps.shape == (1, 4, 9, 9)
 
 
 def test_padding_does_not_matter_at_patch_level() -> None:
@@ -53,12 +56,6 @@ def test_padding_does_not_matter_at_patch_level() -> None:
     with tap.recording():
         backbone(torch.randn(1, 3, 12, 12))
         assert tap.records('patch', 0)[0].vectors().shape == (1, 36, 8)
-
-
-def test_padding_is_not_refused_where_nothing_is_recorded() -> None:
-    backbone = swin(img_size=12, pad_small_map=True)
-    build_tap(backbone).attach([('maps', 0)])
-    assert backbone(torch.randn(1, 3, 12, 12))[0].shape == (1, 16, 3, 3)
 
 
 def test_windowed_attention_of_another_kind_is_refused() -> None:
