@@ -23,8 +23,9 @@ def apply() -> list[str]:
     Returns:
         list[str]: Names of the mends applied by this call; a second call finds nothing to do.
     """
-    mends = (allow_checkpoint_globals, guard_checkpoint_loaders, write_files_atomically,
-             register_config_package, let_sharded_runs_resume, disable_broken_multimodal)
+    mends = (allow_checkpoint_globals, register_weights_schemes, guard_checkpoint_loaders,
+             write_files_atomically, register_config_package, let_sharded_runs_resume,
+             disable_broken_multimodal)
     return [mend.__name__ for mend in mends if mend()]
 
 
@@ -185,6 +186,34 @@ def register_config_package() -> bool:
     except PackageNotFoundError:  # run from a source tree: MMEngine asks the import system anyway
         at_location = True
     MODULE2PACKAGE['mmdiverse'] = 'mmdiverse' if at_location else 'mmdiverse.version'
+    return True
+
+
+def register_weights_schemes() -> bool:
+    """Makes ``init_cfg=dict(type='Pretrained', checkpoint='ema:...')`` work.
+
+    Breaks: every MMEngine; a checkpoint of ``EMAHook`` holds two models, and nothing says which of
+    them ``Pretrained`` loads.
+    Symptom: ``FileNotFoundError: ema:... can not be found.``
+
+    Registers :func:`mmdiverse.transfer.load_from_weights` for ``ema:`` and ``model:``.
+
+    Not applied where the table of loaders already has them.
+
+    Returns:
+        bool: Whether they were registered by this call.
+    """
+    from mmengine.runner import CheckpointLoader
+
+    if 'ema:' in CheckpointLoader._schemes:
+        return False
+
+    def load_from_weights(filename: str, map_location: Any = None) -> dict[str, Any]:
+        from .transfer import load_from_weights  # late: it imports models
+
+        return load_from_weights(filename, map_location)
+
+    CheckpointLoader.register_scheme(('ema:', 'model:'), load_from_weights)
     return True
 
 

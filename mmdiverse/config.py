@@ -5,6 +5,8 @@ from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
+from .toolboxes import check_toolboxes
+
 PACKAGE = Path(__file__).resolve().parent
 #: In an installed package configs lie in `.mim`, as OpenMMLab does; in a bare checkout beside it.
 CONFIGS = next(path for path in (PACKAGE / '.mim' / 'configs', PACKAGE.parent / 'configs')
@@ -31,11 +33,15 @@ def load_config(name: str | Path) -> Config:
 
     Raises:
         FileNotFoundError: If there is no such config.
+        ImportError: If it inherits from MMDetection or MMSegmentation, which is not installed.
     """
-    if '::' not in str(name):
-        return Config.fromfile(name)
     try:
+        if '::' not in str(name):
+            return Config.fromfile(name)
         return Config.fromstring(f'_base_ = [{name!r}]', '.py')
+    except ModuleNotFoundError as error:  # of a package whose configs it inherits
+        check_toolboxes(str(error).split()[:1])
+        raise
     except AssertionError as error:  # by which MMEngine says that it does not know the package
         raise FileNotFoundError(f'no config {name!r}: {error}') from error
 

@@ -28,6 +28,7 @@ from mmdiverse import compat
 from mmdiverse.config import CONFIGS, diversify, list_fragments, load_config, type_name
 from mmdiverse.datasets.imagenet import check_imagenet
 from mmdiverse.learning_rate import scaled_learning_rate
+from mmdiverse.toolboxes import check_toolboxes
 
 RATE = 'optim_wrapper.optimizer.lr'
 LOCAL = 'LocalVisBackend'
@@ -83,9 +84,10 @@ def run(script: str) -> None:
         script: ``'train.py'`` or ``'test.py'``.
 
     Raises:
-        SystemExit: Config or fragment do not exist, the work dir cannot be written, there are more
-            processes than GPUs, or ImageNet is not where the config says. The message is one line
-            and says what to change; of the processes of a machine, the first gives it.
+        SystemExit: Config or fragment do not exist, the config is one of MMDetection or
+            MMSegmentation and these cannot work, the work dir cannot be written, there are more
+            processes than GPUs, or ImageNet is not where the config says. The message says what to
+            change; of the processes of a machine, the first gives it.
     """
     own, host_argv = _own_parser(script).parse_known_args()
     path = host_script(script)
@@ -120,7 +122,11 @@ def _prepare(own: Namespace, path: Path, args: Namespace, processes: Processes
         raise SystemExit('--mixing goes with --diversity: state a fragment, one of '
                          f'{", ".join(list_fragments())}')
     config = config_path(args.config)
-    cfg, name = load_config(str(config)), config.stem
+    try:
+        cfg, name = load_config(str(config)), config.stem
+        check_toolboxes([cfg.get('default_scope')])
+    except ImportError as error:
+        raise SystemExit(str(error)) from None
     if fragment is not None:
         try:
             cfg = diversify(cfg, fragment, mixing=mixing)

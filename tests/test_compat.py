@@ -236,7 +236,7 @@ class TestLoadersAndFiles:
         # MMEngine logs what comes after `load_from_`.
         assert {loader.__name__ for loader in loaders} == {
             f'load_from_{kind}' for kind in ('local', 'http', 'pavi', 'ceph', 'torchvision',
-                                             'openmmlab', 'mmcls')}
+                                             'openmmlab', 'mmcls', 'weights')}
 
     def test_a_loader_registered_later_is_guarded_by_the_next_call(self, monkeypatch):
         monkeypatch.setattr(CheckpointLoader, '_schemes', dict(CheckpointLoader._schemes))
@@ -501,9 +501,9 @@ def test_apply_names_what_it_did_and_a_second_call_finds_nothing(monkeypatch):
     torch.serialization.clear_safe_globals()
     monkeypatch.setattr(CheckpointLoader, '_schemes', {'': checkpoint.load_from_local})
     monkeypatch.setitem(backends, 'local', LocalBackend)
-    assert compat.apply() == ['allow_checkpoint_globals', 'guard_checkpoint_loaders',
-                              'write_files_atomically', 'register_config_package',
-                              'let_sharded_runs_resume']
+    assert compat.apply() == ['allow_checkpoint_globals', 'register_weights_schemes',
+                              'guard_checkpoint_loaders', 'write_files_atomically',
+                              'register_config_package', 'let_sharded_runs_resume']
     assert compat.apply() == []
 
 

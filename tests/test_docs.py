@@ -117,9 +117,18 @@ def build_sections(scope: dict[str, Any]) -> None:
             kind.build(config)
 
 
-@pytest.mark.parametrize('name', [name for name, page in PAGES.items()
-                                  if any(map(is_executed, blocks(page)))])
+#: Of MMDetection and MMSegmentation: run by tests/downstream/test_docs.py.
+OF_TOOLBOXES = 'downstream'
+
+
+@pytest.mark.parametrize('name', [name for name, page in PAGES.items() if name != OF_TOOLBOXES
+                                  and any(map(is_executed, blocks(page)))])
 def test_examples_run(name: str, workplace: Path, capsys: pytest.CaptureFixture) -> None:
+    run_examples(name, capsys)
+
+
+def run_examples(name: str, capsys: pytest.CaptureFixture) -> None:
+    """Run the examples of a page in the current folder."""
     if name in PREPARE:
         PREPARE[name]()
     page, scope, files, printed = blocks(PAGES[name]), {'__name__': name}, [], None

@@ -239,8 +239,8 @@ def _load_timm_weights(model: nn.Module, source: str, checkpoint: str | Path | N
     return checkpoint
 
 
-def read_state(checkpoint: str | Path) -> dict[str, Tensor]:
-    """The weights in a checkpoint, alone or below ``'state_dict'`` or ``'model'``.
+def read_checkpoint(checkpoint: str | Path) -> Any:
+    """What a checkpoint holds, in whatever form.
 
     Args:
         checkpoint (str | Path): Path, also ``.safetensors``, or URL.
@@ -253,17 +253,30 @@ def read_state(checkpoint: str | Path) -> dict[str, Tensor]:
     if '://' not in name and not path.is_file():
         raise FileNotFoundError(f'there is no checkpoint {name}')
     try:
-        state = load_file(path) if path.suffix == '.safetensors' else \
+        return load_file(path) if path.suffix == '.safetensors' else \
             CheckpointLoader.load_checkpoint(name, map_location='cpu')
     except OSError as error:
         raise OSError(f'the checkpoint {name} could not be loaded: {error}') from error
     except (RuntimeError, UnpicklingError, SafetensorError) as error:
         raise ValueError(f'the checkpoint {name} could not be loaded: {error}') from error
+
+
+def read_state(checkpoint: str | Path) -> dict[str, Tensor]:
+    """The weights in a checkpoint, alone or below ``'state_dict'`` or ``'model'``.
+
+    Args:
+        checkpoint (str | Path): See :func:`read_checkpoint`.
+
+    Raises:
+        OSError: If it cannot be read or downloaded.
+        ValueError: If it is no checkpoint, or not a whole one.
+    """
+    state = read_checkpoint(checkpoint)
     for key in ('state_dict', 'model'):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
     if not isinstance(state, dict):
-        raise ValueError(f'{name} is no checkpoint: expected a dict of tensors, but got a '
+        raise ValueError(f'{checkpoint} is no checkpoint: expected a dict of tensors, but got a '
                          f'{type(state).__name__}')
     return clean_state_dict(state)
 

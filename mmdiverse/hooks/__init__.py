@@ -2,6 +2,8 @@
 from .checkpoint_hook import SafeCheckpointHook
 from .diversity_hook import DiversityHook
 from .epoch_seed_hook import EpochSeedHook
+from .pretrained_check_hook import PretrainedCheckHook
 from .redundancy_hook import RedundancyHook
 
-__all__ = ['DiversityHook', 'EpochSeedHook', 'RedundancyHook', 'SafeCheckpointHook']
+__all__ = ['DiversityHook', 'EpochSeedHook', 'PretrainedCheckHook', 'RedundancyHook',
+           'SafeCheckpointHook']
