@@ -23,9 +23,9 @@ from ..config import HOOK, type_name
 from ..datasets.imagenet import check_imagenet
 from ..hooks.diversity_hook import DiversityHook, check_num_classes
 from ..learning_rate import scaled_learning_rate
-from .comparison import quiet_runner
 from .measurement import count_bytes, describe_machine, peak_memory, time_call
 from .model_loading import count_fitting_keys, read_state
+from .runs import quiet_runner
 
 #: Images of ImageNet-1k.
 IMAGENET_1K = dict(train=1_281_167, val=50_000)

@@ -6,6 +6,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from .markdown import aligned_table
+
 Result = dict[str, Any]
 
 #: Measure of redundancy and how it is called in table and picture.
@@ -37,30 +39,45 @@ def format_table(results: Sequence[Result]) -> str:
     pairs = complete_pairs(results)
     if not pairs:
         return 'No seed has both its runs yet: nothing to compare.'
-    seeds = f'{len(pairs)} seed{"s" if len(pairs) > 1 else ""}'
-    rows = [(f'mean of {seeds}', 'plain', 'diverse', 'difference'), ('---', '---:', '---:', '---:'),
-            _row(f'{pairs[0][0]["metric"]} (%), higher is better',
-                 [[run['accuracy'] for run in pair] for pair in pairs], 2)]
+    rows = [(f'mean of {count_seeds(pairs)}', 'plain', 'diverse', 'difference'),
+            paired_row(f'{pairs[0][0]["metric"]} (%), higher is better',
+                       [[run['accuracy'] for run in pair] for pair in pairs], 2)]
     for measure, label in MEASURES.items():
-        rows.append(_row(f'{label}, lower is more diverse',
-                         [[statistics.fmean(run[measure]) for run in pair] for pair in pairs], 3))
-    rows.append(_row('seconds per training epoch',
-                     [[run['seconds_per_epoch'] for run in pair] for pair in pairs], 2))
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    return '\n'.join(
-        '| ' + ' | '.join(cell.ljust(width) if column == 0 else cell.rjust(width)
-                          for column, (cell, width) in enumerate(zip(row, widths))) + ' |'
-        for row in rows)
+        rows.append(paired_row(f'{label}, lower is more diverse',
+                               [[statistics.fmean(run[measure]) for run in pair]
+                                for pair in pairs], 3))
+    rows.append(paired_row('seconds per training epoch',
+                           [[run['seconds_per_epoch'] for run in pair] for pair in pairs], 2))
+    return aligned_table(rows)
 
 
-def _row(label: str, pairs: list[list[float]], digits: int) -> tuple[str, ...]:
+def count_seeds(pairs: Sequence[tuple[Result, Result]]) -> str:
+    """How many seeds there are, in words."""
+    return f'{len(pairs)} seed{"s" if len(pairs) > 1 else ""}'
+
+
+def paired_row(label: str, pairs: Sequence[Sequence[float]], digits: int) -> tuple[str, ...]:
+    """The mean and spread of the plain values, of the diverse ones, and of their differences.
+
+    Args:
+        label (str): First cell.
+        pairs (Sequence[Sequence[float]]): Of each seed, plain and diverse.
+        digits (int): After the point.
+    """
     plain, diverse = zip(*pairs)
     difference = [second - first for first, second in pairs]
-    return (label, _spread(plain, digits), _spread(diverse, digits),
-            _spread(difference, digits, '+'))
+    return (label, spread(plain, digits), spread(diverse, digits),
+            spread(difference, digits, '+'))
 
 
-def _spread(values: Sequence[float], digits: int, sign: str = '') -> str:
+def spread(values: Sequence[float], digits: int, sign: str = '') -> str:
+    """Mean and, of more than one value, standard deviation.
+
+    Args:
+        values (Sequence[float]): One for each seed.
+        digits (int): After the point.
+        sign (str): ``'+'`` gives positive means their sign. Defaults to none.
+    """
     text = f'{statistics.fmean(values):{sign}.{digits}f}'
     return text if len(values) < 2 else f'{text} ± {statistics.stdev(values):.{digits}f}'
 
@@ -78,7 +95,7 @@ def plot_comparison(results: Sequence[Result], path: str | Path, title: str) -> 
     """
     pairs = complete_pairs(results)
     figure = Figure(figsize=(11, 6.4), layout='constrained')
-    figure.suptitle(f'{title}, {len(pairs)} seed{"s" if len(pairs) > 1 else ""}')
+    figure.suptitle(f'{title}, {count_seeds(pairs)}')
     top, bottom = figure.subfigures(2, 1)
     panels = [*zip(('accuracy_per_epoch', 'loss_per_epoch'), top.subplots(1, 2)),
               *zip(MEASURES, bottom.subplots(1, 3))]

@@ -17,6 +17,21 @@ def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines)
 
 
+def aligned_table(rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table that is a table in a terminal too.
+
+    Args:
+        rows (Sequence[Sequence[str]]): First the titles. All columns but the first are of numbers.
+    """
+    rule = ('---', *['---:'] * (len(rows[0]) - 1))
+    rows = [rows[0], rule, *rows[1:]]
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    return '\n'.join(
+        '| ' + ' | '.join(cell.rjust(width) if column else cell.ljust(width)
+                          for column, (cell, width) in enumerate(zip(row, widths))) + ' |'
+        for row in rows)
+
+
 def insert_table(page: str, name: str, table: str) -> str:
     """Replace what stands between the two marks of a table in a page.
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mmdiverse.config import plain_twin
-from mmdiverse.evaluation import comparison
+from mmdiverse.evaluation import runs
 from mmdiverse.evaluation.comparison import compare
 from tests.runs import DIGITS, digits_config
 
@@ -53,16 +53,16 @@ def test_twins_start_from_the_same_weights_and_see_the_same_data(tmp_path: Path)
 def test_interruption_keeps_what_is_finished_and_continues(tmp_path: Path, capsys,
                                                            monkeypatch) -> None:
     cfg = digits_config('vit-nano_diverse_digits', tmp_path)
-    train = comparison._train
+    train = runs.train
 
-    def interrupt(cfg, arm, *args):
-        if arm == 'diverse':
+    def interrupt(run, progress):
+        if run.arm == 'diverse':
             raise KeyboardInterrupt
-        return train(cfg, arm, *args)
+        return train(run, progress)
 
-    monkeypatch.setattr(comparison, '_train', interrupt)
+    monkeypatch.setattr(runs, 'train', interrupt)
     assert [result['arm'] for result in compare(cfg, tmp_path, [0])] == ['plain']
-    monkeypatch.setattr(comparison, '_train', train)
+    monkeypatch.setattr(runs, 'train', train)
     assert [result['arm'] for result in compare(cfg, tmp_path, [0])] == ['plain', 'diverse']
     assert 'plain, seed 0: done before' in capsys.readouterr().out
 
