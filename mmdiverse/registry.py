@@ -42,6 +42,7 @@ HOOKS = ScopedRegistry(host.HOOKS, ['mmdiverse.hooks'])
 MODELS = ScopedRegistry(host.MODELS, ['mmdiverse.mixing', 'mmdiverse.necks'])
 METRICS = ScopedRegistry(host.METRICS, ['mmdiverse.evaluation'])
 DATASETS = ScopedRegistry(host.DATASETS, ['mmdiverse.datasets'])
+TRANSFORMS = ScopedRegistry(host.TRANSFORMS, ['mmdiverse.datasets'])
 BATCH_AUGMENTS = ScopedRegistry(host.BATCH_AUGMENTS, ['mmdiverse.mixing'])
 OPTIM_WRAPPERS = ScopedRegistry(host.OPTIM_WRAPPERS, ['mmdiverse.optim'])
 

@@ -1,0 +1,6 @@
+# DeiT-Ti of 24 layers for 32 x 32 pixels. CIFAR-10, diversified at one level alone: query, key and
+# value matrices.
+#   python tools/train.py configs/cifar/deit-tiny-24-p4_diverse-weight_1xb128_cifar10.py
+_base_ = ['./deit-tiny-24-p4_1xb128_cifar10.py', '../_base_/diversity/weight.py']
+
+custom_hooks = [*_base_.custom_hooks, _base_.diversity]

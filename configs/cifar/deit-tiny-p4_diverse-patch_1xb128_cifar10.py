@@ -1,0 +1,5 @@
+# DeiT-Ti for 32 x 32 pixels. CIFAR-10, diversified at one level alone: patch tokens.
+#   python tools/train.py configs/cifar/deit-tiny-p4_diverse-patch_1xb128_cifar10.py
+_base_ = ['./deit-tiny-p4_1xb128_cifar10.py', '../_base_/diversity/patch.py']
+
+custom_hooks = [*_base_.custom_hooks, _base_.diversity]

@@ -1,0 +1,6 @@
+# A Swin for 32 x 32 pixels. CIFAR-10, diversified at all three levels by the sound forms, with
+# patch-level mixing.
+#   python tools/train.py configs/cifar/swin-nano-p2_diverse_1xb128_cifar10.py
+_base_ = ['./swin-nano-p2_patch-mixing_1xb128_cifar10.py', '../_base_/diversity/swin.py']
+
+custom_hooks = [*_base_.custom_hooks, _base_.diversity]

@@ -1,0 +1,228 @@
+"""Tables and plots of a study."""
+import csv
+import statistics
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from scipy.stats import ttest_rel
+
+from ..evaluation.study import COLUMNS, ENDED, PLAIN, Study
+from .comparison import MEASURES, spread
+from .markdown import aligned_table
+
+Row = dict[str, Any]
+#: Of a run: accuracies of its epochs, or a value for each block, or one value.
+Values = dict[str, list[float]]
+#: What is compared, and digits after the point.
+COMPARED = {'accuracy': ('accuracy (%)', 2),
+            **{measure: (label, 3) for measure, label in MEASURES.items()}}
+
+
+def read_results(path: str | Path, study: Study) -> list[Row]:
+    """Read the results of a study.
+
+    Args:
+        path (str | Path): A file of :func:`~mmdiverse.evaluation.study.write_results`.
+        study (Study): What they must be of.
+
+    Raises:
+        ValueError: If it is no such file, or holds results of another study or of other configs.
+        OSError: If it cannot be read.
+    """
+    with open(path, encoding='utf-8', newline='') as file:
+        reader = csv.DictReader(file)
+        if tuple(reader.fieldnames or ()) != COLUMNS:
+            raise ValueError(f'{path} must have the columns {list(COLUMNS)}, but has '
+                             f'{reader.fieldnames}')
+        rows = list(reader)
+    configs = {(run.kind, run.arm): run.digest for run in study.runs('')}
+    for row in rows:
+        if row['study'] != study.name:
+            raise ValueError(f'{path} holds results of the study {row["study"]!r}, not of '
+                             f'{study.name!r}')
+        digest = configs.get((row['model'], row['arm']))
+        if digest is None or not digest.startswith(row['config']):
+            raise ValueError(
+                f'{path} holds results of the arm {row["arm"]!r} of {row["model"]} '
+                f'{"with another config" if digest else "which this study has not"}; measure it '
+                'again by tools/study.py, with another --work-dir')
+    return rows
+
+
+class Runs:
+    """The runs of a study that have ended.
+
+    Args:
+        rows (Sequence[dict]): From :func:`read_results`.
+
+    Attributes:
+        values (dict): Of each model, arm and seed, by measure, the values in order.
+        failed (dict): The status of each that failed.
+    """
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self.values: dict[tuple[str, str, int], Values] = {}
+        self.failed: dict[tuple[str, str, int], str] = {}
+        for row in rows:
+            key = row['model'], row['arm'], int(row['seed'])
+            if row['status'] == ENDED:
+                self.values.setdefault(key, defaultdict(list))[row['measure']].append(
+                    float(row['value']))
+            else:
+                self.failed[key] = row['status']
+
+    def arms(self) -> dict[str, list[str]]:
+        """The arms of each model, in order."""
+        arms: dict[str, list[str]] = {}
+        for model, arm, _ in self.values:
+            if arm not in arms.setdefault(model, []):
+                arms[model].append(arm)
+        return arms
+
+    def seeds(self, model: str, arm: str) -> list[int]:
+        """The seeds that an arm has ended with."""
+        return sorted(seed for *key, seed in self.values if key == [model, arm])
+
+    def final(self, model: str, arm: str, measure: str, seeds: Sequence[int]) -> list[float]:
+        """Of each seed the accuracy of the last epoch, or the mean over the blocks."""
+        series = [self.values[model, arm, seed][measure] for seed in seeds]
+        return [each[-1] if measure == 'accuracy' else statistics.fmean(each) for each in series]
+
+
+def means_table(runs: Runs) -> str:
+    """Markdown table of the mean and standard deviation over seeds of every arm.
+
+    Accuracy is that of the last epoch. Similarities, lower is more diverse, are means over the
+    blocks: of patch tokens, attention heads, and rows of query, key and value matrices.
+
+    Args:
+        runs (Runs): Of a study.
+    """
+    rows = [('model', 'arm', 'seeds', *(label for label, _ in COMPARED.values()), 's / epoch',
+             'memory (MiB)')]
+    for model, arms in runs.arms().items():
+        for arm in arms:
+            seeds = runs.seeds(model, arm)
+            rows.append((model, arm, str(len(seeds)), *(
+                spread(runs.final(model, arm, measure, seeds), digits)
+                for measure, (_, digits) in {**COMPARED, 'seconds_per_epoch': ('', 1),
+                                             'peak_memory_mib': ('', 0)}.items())))
+    return aligned_table(rows)
+
+
+def differences_table(runs: Runs) -> str:
+    """Markdown table of the difference of every arm to its plain twin.
+
+    The mean over the seeds that both have ended with, and its 95 % confidence interval by
+    Student's t over the pairs; one seed has no interval.
+
+    Args:
+        runs (Runs): Of a study.
+    """
+    rows = [('model', 'arm', 'pairs', *(label for label, _ in COMPARED.values()))]
+    for model, arms in runs.arms().items():
+        for arm in arms:
+            seeds = sorted({*runs.seeds(model, arm)} & {*runs.seeds(model, PLAIN)})
+            if arm != PLAIN and seeds:
+                rows.append((model, arm, str(len(seeds)), *(
+                    _interval(runs.final(model, arm, measure, seeds),
+                              runs.final(model, PLAIN, measure, seeds), digits)
+                    for measure, (_, digits) in COMPARED.items())))
+    return aligned_table(rows)
+
+
+def _interval(values: Sequence[float], plain: Sequence[float], digits: int) -> str:
+    mean = f'{statistics.fmean(values) - statistics.fmean(plain):+.{digits}f}'
+    if len(values) < 2:
+        return mean
+    low, high = ttest_rel(values, plain).confidence_interval(0.95)
+    return f'{mean} ({low:+.{digits}f} to {high:+.{digits}f})'
+
+
+def plot_accuracy(runs: Runs, path: str | Path) -> None:
+    """Draw validation accuracy over epochs; lines are means over seeds, bands their range.
+
+    Args:
+        runs (Runs): Of a study.
+        path (str | Path): Picture to write.
+    """
+    figure, panels, colours = _figure(runs, 1)
+    for model, (axes,) in panels.items():
+        for arm in runs.arms()[model]:
+            _draw_mean(axes, [runs.values[model, arm, seed]['accuracy']
+                              for seed in runs.seeds(model, arm)], colours[arm], arm, first=1)
+        axes.set(title=model, xlabel='epoch', ylabel='accuracy (%)')
+    _save(figure, panels, path)
+
+
+def plot_similarity(runs: Runs, path: str | Path) -> None:
+    """Draw the similarity of every block after training; lower is more diverse.
+
+    Args:
+        runs (Runs): Of a study.
+        path (str | Path): Picture to write.
+    """
+    figure, panels, colours = _figure(runs, len(MEASURES))
+    for model, row in panels.items():
+        for axes, (measure, label) in zip(row, MEASURES.items()):
+            for arm in runs.arms()[model]:
+                _draw_mean(axes, [runs.values[model, arm, seed][measure]
+                                  for seed in runs.seeds(model, arm)], colours[arm], arm, first=0)
+            axes.set(title=f'{model}: {label}', xlabel='block', ylim=(0, None))
+    _save(figure, panels, path)
+
+
+def plot_tradeoff(runs: Runs, path: str | Path) -> None:
+    """Draw the accuracy of every run against its redundancy.
+
+    Args:
+        runs (Runs): Of a study.
+        path (str | Path): Picture to write.
+    """
+    figure, panels, colours = _figure(runs, len(MEASURES))
+    for model, row in panels.items():
+        for axes, (measure, label) in zip(row, MEASURES.items()):
+            for arm in runs.arms()[model]:
+                seeds = runs.seeds(model, arm)
+                axes.scatter(runs.final(model, arm, measure, seeds),
+                             runs.final(model, arm, 'accuracy', seeds), color=colours[arm],
+                             label=arm, s=22)
+            axes.set(title=model, xlabel=label, ylabel='accuracy (%)')
+    _save(figure, panels, path)
+
+
+def _figure(runs: Runs, columns: int) -> tuple[Figure, dict[str, np.ndarray], dict[str, Any]]:
+    """A row of panels for each model, and a colour for each arm."""
+    arms = list(dict.fromkeys(arm for each in runs.arms().values() for arm in each))
+    palette = matplotlib.colormaps['tab10'].colors
+    others = (colour for colour in palette * (1 + len(arms) // 10) if colour != palette[7])
+    colours = {arm: palette[7] if arm == PLAIN else next(others) for arm in arms}
+    figure = Figure(figsize=(max(7, 4.2 * columns), 3.4 * len(runs.arms()) + 0.5),
+                    layout='constrained')
+    grid = figure.subplots(len(runs.arms()), columns, squeeze=False)
+    return figure, dict(zip(runs.arms(), grid)), colours
+
+
+def _draw_mean(axes: Any, series: Sequence[Sequence[float]], colour: Any, label: str,
+               first: int) -> None:
+    points = np.array(series)
+    x = range(first, first + points.shape[1])
+    axes.plot(x, points.mean(0), color=colour, label=label)
+    axes.fill_between(x, points.min(0), points.max(0), color=colour, alpha=0.15, linewidth=0)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+
+
+def _save(figure: Figure, panels: dict[str, np.ndarray], path: str | Path) -> None:
+    for axes in (each for row in panels.values() for each in row):
+        axes.grid(alpha=0.3)
+        axes.spines[['top', 'right']].set_visible(False)
+    handles = {label: handle for row in panels.values()
+               for handle, label in zip(*row[0].get_legend_handles_labels())}
+    figure.legend(handles.values(), handles, loc='outside lower center', frameon=False,
+                  ncols=min(8, len(handles)))
+    figure.savefig(path, dpi=110)
