@@ -24,8 +24,8 @@ def apply() -> list[str]:
         list[str]: Names of the mends applied by this call; a second call finds nothing to do.
     """
     mends = (allow_checkpoint_globals, register_weights_schemes, guard_checkpoint_loaders,
-             write_files_atomically, register_config_package, let_sharded_runs_resume,
-             disable_broken_multimodal)
+             write_files_atomically, register_config_package, find_onedl_segmentation,
+             let_sharded_runs_resume, disable_broken_multimodal)
     return [mend.__name__ for mend in mends if mend()]
 
 
@@ -186,6 +186,38 @@ def register_config_package() -> bool:
     except PackageNotFoundError:  # run from a source tree: MMEngine asks the import system anyway
         at_location = True
     MODULE2PACKAGE['mmdiverse'] = 'mmdiverse' if at_location else 'mmdiverse.version'
+    return True
+
+
+def find_onedl_segmentation() -> bool:
+    """Makes ``_base_ = 'mmseg::...'`` work with OneDL's MMSegmentation.
+
+    Breaks: OneDL's MMEngine; its table says that ``mmseg`` comes with a distribution
+    ``mmsegmentation``, but OneDL's is called ``onedl-mmsegmentation``.
+    Symptom: ``ModuleNotFoundError: mmsegmentation is not installed, please install mmsegmentation
+    manually``.
+
+    Enters the module's own name, by which that MMEngine finds the other toolboxes.
+
+    Not applied where ``mmsegmentation`` is installed, or ``onedl-mmsegmentation`` is not.
+
+    Returns:
+        bool: Whether the entry was changed.
+    """
+    from mmengine.config.utils import MODULE2PACKAGE
+
+    if (MODULE2PACKAGE['mmseg'] == 'mmseg' or _is_installed('mmsegmentation')
+            or not _is_installed('onedl-mmsegmentation')):
+        return False
+    MODULE2PACKAGE['mmseg'] = 'mmseg'
+    return True
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        distribution(name)
+    except PackageNotFoundError:
+        return False
     return True
 
 

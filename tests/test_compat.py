@@ -310,6 +310,26 @@ class TestConfigPackage:
         assert found == ROOT / 'mmdiverse'
 
 
+class TestSegmentationPackage:
+
+    @pytest.mark.parametrize('distribution, entry', [
+        ('onedl-mmsegmentation', 'mmseg'),
+        ('mmsegmentation', 'mmsegmentation'),
+        (None, 'mmsegmentation'),
+    ])
+    def test_the_entry_names_what_is_installed(self, monkeypatch, distribution, entry):
+        from mmengine.config import utils
+
+        def is_installed(name: str) -> bool:
+            return name == distribution
+
+        monkeypatch.setitem(utils.MODULE2PACKAGE, 'mmseg', 'mmsegmentation')
+        monkeypatch.setattr(compat, '_is_installed', is_installed)
+        assert compat.find_onedl_segmentation() == (entry == 'mmseg')
+        assert utils.MODULE2PACKAGE['mmseg'] == entry
+        assert not compat.find_onedl_segmentation()
+
+
 def fake(folder: Path, name: str, version: str, **modules: str) -> None:
     """A package, and the metadata by which MMPretrain decides whether it is installed."""
     package = folder / name

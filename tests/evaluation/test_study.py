@@ -127,7 +127,8 @@ def test_unknown_task_is_refused(tmp_path: Path, monkeypatch) -> None:
         run_in_process(monkeypatch, str(write_study(tmp_path)), '--task', '2')
 
 
-@pytest.mark.parametrize('path', (CONFIGS / 'cifar').glob('*.yaml'), ids=lambda path: path.stem)
+@pytest.mark.parametrize('path', sorted((CONFIGS / 'cifar').glob('*.yaml')),
+                         ids=lambda path: path.stem)
 def test_shipped_studies_are_sound(path: Path) -> None:
     study = load_study(path)
     assert study.name == path.stem.removeprefix('study_')

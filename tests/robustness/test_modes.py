@@ -82,7 +82,9 @@ def verdict(mode: Mode, level: str, outcome: Outcome, expected: list[Gradients])
     return f'right to {found:.0e}'
 
 
-@pytest.mark.parametrize('mode', MODES, ids=str)
+@pytest.mark.parametrize('mode', [
+    pytest.param(mode, id=str(mode), marks=[pytest.mark.slow] if 'compile' in str(mode) else [])
+    for mode in MODES])
 def test_gradient_is_that_of_a_plain_run_or_refused(mode: Mode, tmp_path: Path,
                                                     record_property: Callable) -> None:
     record_property('mode', mode.name)
