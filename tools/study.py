@@ -1,7 +1,7 @@
 """Train a study: plain and diversified arms of one or more models, with several seeds.
 
 Usage:
-    python tools/study.py configs/cifar/study_cifar10_cpu.yaml --jobs 2
+    python tools/study.py configs/cifar/study_cifar10-subset.yaml --jobs 2
     python tools/study.py configs/cifar/study_cifar10.yaml --devices 0 1 --jobs 4
 
 On machines that share a file system, as an array of slurm:
@@ -23,7 +23,7 @@ def parse_args() -> argparse.Namespace:
         'Train every arm of a study with every seed, each run in a process of its own, and write '
         'results.csv; tools/study_report.py makes tables and plots of it. Interrupt it at any '
         'time: the same command goes on, and tries again what failed.'))
-    parser.add_argument('study', help='a YAML file, such as configs/cifar/study_cifar10_cpu.yaml')
+    parser.add_argument('study', help='a YAML file, such as configs/cifar/study_cifar10-subset.yaml')
     parser.add_argument('--work-dir', help='default: work_dirs/study/<name of the study>')
     parser.add_argument('--jobs', type=int, default=1,
                         help='runs at a time, on each device (default: 1)')

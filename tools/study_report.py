@@ -1,8 +1,8 @@
 """Make tables and plots of the results of a study.
 
 Usage:
-    python tools/study_report.py configs/cifar/study_cifar10_cpu.yaml
-    python tools/study_report.py configs/cifar/study_cifar10_cpu.yaml --results docs/study.csv \\
+    python tools/study_report.py configs/cifar/study_cifar10-subset.yaml
+    python tools/study_report.py configs/cifar/study_cifar10-subset.yaml --results docs/study.csv \\
         --out docs/study --insert README.md docs/study.md
 """
 import argparse
