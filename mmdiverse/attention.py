@@ -45,11 +45,11 @@ def softmax_maps(q: Tensor, k: Tensor, scale: float) -> Tensor:
 
     Args:
         q (Tensor): Queries ``(..., N, d)``.
-        k (Tensor): Keys ``(..., N, d)``.
+        k (Tensor): Keys ``(..., M, d)``.
         scale (float): ``s``.
 
     Returns:
-        Tensor: ``(..., N, N)``; rows sum to 1.
+        Tensor: ``(..., N, M)``; rows sum to 1.
     """
     if torch.is_grad_enabled():
         return ((q * scale) @ k.mT).softmax(dim=-1)
@@ -150,12 +150,13 @@ class _Blocks:
         self.q, self.k, self.scale = q, k, scale
         self.dtype = torch.promote_types(q.dtype, torch.float32)
         budget = budget_of(q.device)
-        batch, heads, tokens, _ = q.shape
-        rows = min(max(1, budget.image // (heads * tokens)), tokens)
-        images = min(max(1, budget.total // (heads * tokens * rows)), batch)
-        self.rows = [slice(start, start + rows) for start in range(0, tokens, rows)]
+        batch, heads, queries, _ = q.shape
+        keys = k.size(2)
+        rows = min(max(1, budget.image // (heads * keys)), queries)
+        images = min(max(1, budget.total // (heads * keys * rows)), batch)
+        self.rows = [slice(start, start + rows) for start in range(0, queries, rows)]
         self.images = [slice(start, start + images) for start in range(0, batch, images)]
-        self._buffers = [torch.empty(images * heads * rows * tokens, dtype=self.dtype,
+        self._buffers = [torch.empty(images * heads * rows * keys, dtype=self.dtype,
                                      device=q.device) for _ in range(2)]
 
     def new_gradients(self) -> list[Tensor]:
@@ -203,7 +204,7 @@ def map_gram_of_maps(q: Tensor, k: Tensor, scale: float, function: GramFunction,
 
     Args:
         q (Tensor): Queries ``(B, H, N, d)``.
-        k (Tensor): Keys ``(B, H, N, d)``.
+        k (Tensor): Keys ``(B, H, M, d)``.
         scale (float): ``s``.
         function (Callable): ``f``, from ``(B, H, H)`` to ``(B,)``. It is called on some images at
             a time, so it must treat each on its own.

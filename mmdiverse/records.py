@@ -8,7 +8,7 @@ and which summary is cheap, is the record's business.
 level      batch ``B``            vectors ``M``                   dimensions ``D``
 =========  =====================  ==============================  ==========================
 patch      images                 patch tokens                    channels
-attention  images (or windows)    heads                           ``N x N`` map, flattened
+attention  images (or windows)    heads                           ``N x M`` map, flattened
 weight     matrices               rows (output neurons)           columns (inputs)
 =========  =====================  ==============================  ==========================
 
@@ -325,9 +325,10 @@ class AttentionRecord(Record):
 
     Args:
         layer (int | str): Block index.
-        maps (Tensor, optional): ``(B, H, N, N)``, rows sum to 1.
+        maps (Tensor, optional): ``(B, H, N, M)``, rows sum to 1.
         q (Tensor, optional): Queries ``(B, H, N, d)``.
-        k (Tensor, optional): Keys ``(B, H, N, d)``.
+        k (Tensor, optional): Keys ``(B, H, M, d)``; as many as queries, unless the attention pools
+            some.
         scale (float, optional): Factor ``s`` of the scores.
 
     Attributes:
@@ -356,7 +357,7 @@ class AttentionRecord(Record):
 
     @cached_property
     def maps(self) -> Tensor:
-        """The softmax maps, ``(B, H, N, N)``, each row summing to 1."""
+        """The softmax maps, ``(B, H, N, M)``, each row summing to 1."""
         if self._maps is not None:
             return at_least_float32(self._maps)
         return softmax_maps(at_least_float32(self._q), at_least_float32(self._k), self._scale)
@@ -382,7 +383,15 @@ class AttentionRecord(Record):
         .. math:: A'_{hij} = A_{hij} / \textstyle\sum_{j' \text{ kept}} A_{hij'}
 
         Rows still sum to 1, as if the other tokens had been masked; see :class:`TokenRecord`.
+
+        Raises:
+            ValueError: If keys are not the same tokens as queries.
         """
+        if self.shape[2] != self.num_tokens**2:
+            raise ValueError(f'attention of {self.num_tokens} queries to '
+                             f'{self.shape[2] // self.num_tokens} keys at layer {self.layer!r} '
+                             'cannot leave out tokens of padding; drop the terms with '
+                             "`on='attention'`, or give all images one size")
         kept = _with_prefix(tokens, self.num_prefix)
         if self._q is None:
             rows = _tokens_of(self.maps, items, kept)
@@ -410,7 +419,8 @@ class AttentionRecord(Record):
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        return self._given.size(0), self._given.size(1), self._given.size(2)**2
+        keys = self._given.size(3) if self._q is None else self._k.size(2)
+        return *self._given.shape[:2], self._given.size(2) * keys
 
     @property
     def device(self) -> torch.device:

@@ -33,15 +33,19 @@ def takes_tensors(function: ast.FunctionDef) -> bool:
                for argument in arguments)
 
 
-@pytest.mark.parametrize('registry', [LOSSES, TAPS], ids=['losses', 'taps'])
-def test_every_registered_loss_and_tap_has_a_test_file(registry) -> None:
+@pytest.mark.parametrize(('registry', 'file'), [
+    (LOSSES, 'test_{}.py'),
+    (TAPS, 'families/{}.py'),  # over which the contract runs
+], ids=['losses', 'taps'])
+def test_every_registered_loss_and_tap_has_a_test_file(registry, file: str) -> None:
     registry.import_from_location()
     modules = {kind.__module__ for kind in registry.module_dict.values()}
     missing = []
     for package, folder, name in (module.split('.') for module in sorted(modules)
                                   if module.startswith('mmdiverse.')):
-        if not (TESTS / folder / f'test_{name}.py').is_file():
-            missing.append(f'{package}/{folder}/{name}.py has no tests/{folder}/test_{name}.py')
+        test = f'{folder}/{file.format(name)}'
+        if not (TESTS / test).is_file():
+            missing.append(f'{package}/{folder}/{name}.py has no tests/{test}')
     assert not missing and modules
 
 

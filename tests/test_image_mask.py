@@ -11,7 +11,8 @@ from mmdiverse.hooks import DiversityHook
 from mmdiverse.image_mask import ImageMask, find_image_mask, group_tokens
 from mmdiverse.taps import build_tap
 from mmdiverse.terms import DiversityTerm
-from tests.taps.families import swin, vit
+from tests.taps.families.swin import swin
+from tests.taps.families.vit import vit
 
 IGNORED = 255
 

@@ -12,7 +12,8 @@ from mmdiverse.losses import mean_cosine
 from mmdiverse.records import WeightRecord
 from mmdiverse.taps import Tap, build_tap
 from mmdiverse.terms import DiversityTerm
-from tests.taps.families import swin, vit
+from tests.taps.families.swin import swin
+from tests.taps.families.vit import vit
 
 COSINE = dict(type='CosineLoss', on='patch', weight=0.5)
 CONTRASTIVE = dict(type='ContrastiveLoss', on='patch', weight=0.5)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..attention import budget_of, softmax_maps
 from ..records import AttentionRecord
-from ..taps.base import EMBED, Layer, Tap, split_heads
+from ..taps.base import EMBED, Layer, Place, Tap, split_heads
 from ..taps.vit import POINTS
 from ..terms import DiversityTerm
 from .measurement import Result, peak_memory, quartiles, time_call
@@ -108,7 +108,7 @@ class SyntheticTap(Tap):
     def _read(self, source: str, layer: Layer) -> Tensor:
         return self.leaf(source, layer)
 
-    def _stack(self, layer: int, path: str, order: list[int | None]) -> Tensor:
+    def _stack(self, layer: int, path: str, places: list[Place]) -> Tensor:
         return self.leaf('weight', layer).view(3, -1, self.size.width)
 
     def attention_record(self, block: nn.Module, captured: Tensor, layer: int) -> AttentionRecord:

@@ -1,8 +1,13 @@
-"""Taps: where a backbone family keeps its tokens, queries, keys and weights."""
-from .base import Tap, TapPoints, build_tap
-from .swin import SwinTransformerTap
-from .timm import TimmVisionTransformerTap
-from .vit import VisionTransformerTap
+"""Taps: where a backbone family keeps its tokens, queries, keys and weights.
 
-__all__ = ['SwinTransformerTap', 'Tap', 'TapPoints', 'TimmVisionTransformerTap',
-           'VisionTransformerTap', 'build_tap']
+Every file in this folder is imported, so that a family needs no other place.
+"""
+from importlib import import_module
+from pkgutil import iter_modules
+
+from .base import Tap, TapPoints, build_tap
+
+for _module in iter_modules(__path__):
+    import_module(f'{__name__}.{_module.name}')
+
+__all__ = ['Tap', 'TapPoints', 'build_tap']

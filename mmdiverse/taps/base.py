@@ -14,8 +14,10 @@ from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.utils.hooks import RemovableHandle
 
 from ..image_mask import ImageMask, Size, group_tokens
+from ..precision import at_least_float32
 from ..records import AttentionRecord, HeadRecord, Record, TokenRecord, WeightRecord
 from ..registry import TAPS
+from .probe import AttentionProbe, Scores
 
 EMBED = 'embed'
 
@@ -43,6 +45,11 @@ class Weights:
     per_head: bool = False
 
 
+#: Where in a linear layer a matrix is: all of it; which of how many of equal height one below the
+#: other; or what a function makes of the weight, which must be a view.
+Place = None | tuple[int, int] | Callable[[Tensor], Tensor]
+
+
 @dataclass(frozen=True)
 class TapPoints:
     """Where a backbone family keeps what a tap reads. Paths are relative to a block.
@@ -50,23 +57,30 @@ class TapPoints:
     Attributes:
         embedding (tuple[str, ...]): Modules and parameters of the backbone before its first
             block; those that a configuration lacks are skipped.
-        attention (str): Module whose output holds the queries and keys, or the softmax maps.
+        attention (str): Module whose output holds the queries and keys, or the softmax maps; of a
+            tap that is ``probed``, the module that computes the attention.
         heads (str): Module that knows its ``num_heads``.
-        matrices (dict[str, tuple[str, int | None]]): Of each named weight matrix, the linear
-            layer that holds it and, where one layer holds queries, keys and values one below the
-            other, its place among the three.
+        matrices (dict[str, tuple[str, Place]]): Of each named weight matrix, the linear layer that
+            holds it, and its place there.
     """
 
     embedding: tuple[str, ...]
     attention: str
     heads: str
-    matrices: dict[str, tuple[str, int | None]]
+    matrices: dict[str, tuple[str, Place]]
 
 
-def fused_qkv_matrices(qkv: str, proj: str, fc1: str, fc2: str) -> dict[str, tuple[str, Any]]:
+def fused_qkv_matrices(qkv: str, proj: str, fc1: str, fc2: str) -> dict[str, tuple[str, Place]]:
     """The six matrices of a block whose queries, keys and values share one linear layer."""
-    return {'q': (qkv, 0), 'k': (qkv, 1), 'v': (qkv, 2), 'proj': (proj, None),
+    return {'q': (qkv, (0, 3)), 'k': (qkv, (1, 3)), 'v': (qkv, (2, 3)), 'proj': (proj, None),
             'fc1': (fc1, None), 'fc2': (fc2, None)}
+
+
+def separate_matrices(q: str, k: str, v: str, proj: str, fc1: str, fc2: str
+                      ) -> dict[str, tuple[str, Place]]:
+    """The six matrices of a block, each of which is a linear layer."""
+    names = ('q', 'k', 'v', 'proj', 'fc1', 'fc2')
+    return {name: (path, None) for name, path in zip(names, (q, k, v, proj, fc1, fc2))}
 
 
 def split_heads(qkv: Tensor, num_heads: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -125,11 +139,17 @@ class Tap:
 
     Attributes:
         points (TapPoints): Where things are.
+        probed (bool): Whether attention is read by an :class:`AttentionProbe`, from the functions
+            that its module calls, or from what modules return.
+        layout (str): Of what a block takes and gives: tokens ``'BNC'``, or a map of them,
+            ``'BHWC'`` or ``'BCHW'``.
         blocks (Sequence[nn.Module]): The transformer blocks, in order.
         num_prefix (int): Tokens in front that are no patches.
     """
 
     points: TapPoints
+    probed = False
+    layout = 'BNC'
 
     def __init__(self, backbone: nn.Module) -> None:
         self.backbone = backbone
@@ -168,9 +188,28 @@ class Tap:
     def check_attention(self, block: nn.Module) -> None:
         """Raise ValueError if the maps of this block cannot be had exactly."""
 
-    def attention_record(self, block: nn.Module, captured: Tensor, layer: int) -> AttentionRecord:
-        """Make a record of what the module at ``points.attention`` returned."""
-        raise NotImplementedError
+    def points_of(self, block: nn.Module) -> TapPoints:
+        """Where things are in a block, where not all blocks are alike."""
+        return self.points
+
+    def block_input(self, args: tuple) -> Tensor:
+        """The tokens among what a block is called with."""
+        return args[0]
+
+    def block_output(self, output: Any) -> Tensor:
+        """The tokens in what a block returns."""
+        return output
+
+    def attention_record(self, block: nn.Module, captured: Any, layer: int) -> AttentionRecord:
+        """Make a record of what the module at ``points.attention`` returned, or a probe found."""
+        if isinstance(captured, Tensor):
+            return AttentionRecord(layer, maps=self._split_heads(captured, layer))
+        q, k, scale, bias = captured
+        q, k = self._split_heads(q, layer), self._split_heads(k, layer)
+        if bias is None:
+            return AttentionRecord(layer, q=q, k=k, scale=scale)
+        scores = at_least_float32(q * scale) @ at_least_float32(k).mT
+        return AttentionRecord(layer, maps=(scores + bias).softmax(-1))
 
     # Layers
 
@@ -229,22 +268,52 @@ class Tap:
         hooked = []
         for source, layer in requests:
             # Before any hook is made, so that a failure leaves none behind.
-            if source == 'maps':
+            if source == 'maps' or self.probed and source in HEADS:
                 self.check_attention(self.blocks[layer])
             hooked.append(self._hooked_module(source, layer))
-        for (source, layer), module in zip(requests, hooked):
-            key = (source, layer)
-            if source == 'outputs' or layer == EMBED:
+        probed: dict[nn.Module, list[Request]] = {}
+        for key, module in zip(requests, hooked):
+            source, layer = key
+            if self.probed and source in HEADS:
+                probed.setdefault(module, []).append(key)
+            elif source == 'outputs' or layer == EMBED:
                 self._handles.append(module.register_forward_pre_hook(self._capture_input(key)))
             else:
                 self._handles.append(module.register_forward_hook(self._capture_output(key)))
+        for module, keys in probed.items():
+            self._probe(module, keys)
 
     def _hooked_module(self, source: str, layer: Layer) -> nn.Module:
         if layer == EMBED:
             return self.blocks[0]
-        paths = {'patch': '', 'maps': self.points.attention, 'values': self.points.matrices['v'][0],
-                 'outputs': self.points.matrices['proj'][0]}
-        return self._find_module(self.blocks[layer], paths[source], layer)
+        block = self.blocks[layer]
+        points = self.points_of(block)
+        paths = {'patch': '', 'maps': points.attention, 'values': points.matrices['v'][0],
+                 'outputs': points.matrices['proj'][0]}
+        if self.probed and source in HEADS:
+            source = 'maps'
+        return self._find_module(block, paths[source], layer)
+
+    def _probe(self, module: nn.Module, keys: Sequence[Request]) -> None:
+        """Capture the attention that a module computes, in the forms requested."""
+        probes: list[AttentionProbe] = []
+
+        def enter(module: nn.Module, args: tuple) -> None:
+            if self._recording:
+                probes.append(AttentionProbe(f'{type(module).__name__} in block {keys[0][1]}'))
+                probes[-1].__enter__()
+
+        def leave(module: nn.Module, args: tuple, output: Any) -> None:
+            if probes:
+                probe = probes.pop()
+                probe.__exit__(None, None, None)
+                if output is not None:  # as it is after an error
+                    for key in keys:
+                        self._capture(key, getattr(probe.only(), key[0]))
+
+        self._handles += [module.register_forward_pre_hook(enter),
+                          # Else an error in the module would leave the probe entered.
+                          module.register_forward_hook(leave, always_call=True)]
 
     def detach(self) -> None:
         """Remove every hook and forget every tensor."""
@@ -298,20 +367,20 @@ class Tap:
             self.stop()
             self.clear()
 
-    def _capture(self, key: Request, tensor: Tensor) -> None:
-        self._captured[key] = tensor
+    def _capture(self, key: Request, captured: Tensor | Scores) -> None:
+        self._captured[key] = captured
         self._on_capture(*key)
 
-    def _capture_output(self, key: Request) -> Callable[[nn.Module, tuple, Tensor], None]:
-        def hook(module: nn.Module, args: tuple, output: Tensor) -> None:
+    def _capture_output(self, key: Request) -> Callable[[nn.Module, tuple, Any], None]:
+        def hook(module: nn.Module, args: tuple, output: Any) -> None:
             if self._recording:
-                self._capture(key, output)
+                self._capture(key, self.block_output(output) if key[0] == 'patch' else output)
         return hook
 
     def _capture_input(self, key: Request) -> Callable[[nn.Module, tuple], None]:
         def hook(module: nn.Module, args: tuple) -> None:
             if self._recording:
-                self._capture(key, args[0])
+                self._capture(key, self.block_input(args) if key[0] == 'patch' else args[0])
         return hook
 
     # Records
@@ -389,18 +458,30 @@ class Tap:
     def _make_record(self, source: str, layer: Layer) -> Record:
         captured = self._read(source, layer)
         if source == 'patch':
-            return TokenRecord(captured, layer, self.num_prefix)
+            return TokenRecord(self._arrange(captured), layer, self.num_prefix)
         block = self.blocks[layer]
         if source == 'maps':
             record = self.attention_record(block, captured, layer)
             record.num_prefix = self.num_prefix
             return record
         num_heads = self.count_heads(layer)
-        if source == 'values':
+        if self.probed:
+            heads = self._split_heads(captured, layer)
+        elif source == 'values':
             heads = split_heads(captured, num_heads)[2]
         else:
             heads = captured.unflatten(-1, (num_heads, -1)).transpose(1, 2)
         return HeadRecord(heads, layer, self.num_prefix)
+
+    def _arrange(self, tokens: Tensor) -> Tensor:
+        """Tokens as ``(B, N, C)``, whatever their layout in the model."""
+        return {'BNC': lambda: tokens, 'BHWC': lambda: tokens.flatten(1, 2),
+                'BCHW': lambda: tokens.flatten(2).mT}[self.layout]()
+
+    def _split_heads(self, tensor: Tensor, layer: int) -> Tensor:
+        """What a probe found, ``(B, H, N, d)``, where the module had heads and images in one."""
+        return tensor.unflatten(0, (-1, self.count_heads(layer))) if tensor.dim() == 3 else \
+            tensor.flatten(0, -4)
 
     def gradient_records(self, layer: Layer, loss: Tensor) -> list[Record]:
         """The gradients of a loss with respect to the tokens of a layer, differentiable.
@@ -421,17 +502,19 @@ class Tap:
                 f'the loss of the model does not depend on the patches at layer {layer!r}, so they '
                 'have no gradients to diversify: a head that reads the class token alone does '
                 'this. Mix patches (`tools/train.py --mixing`), or choose earlier `layers`')
-        return self._keep(TokenRecord(gradient, layer, self.num_prefix), 'patch', layer)
+        return self._keep(TokenRecord(self._arrange(gradient), layer, self.num_prefix), 'patch',
+                          layer)
 
     def zero(self, source: str, layer: Layer) -> Tensor:
         """The value of a layer of whose patches none counts in this batch, with a gradient."""
-        return 0 * self._read(source, layer).flatten()[:1]
+        captured = self._read(source, layer)
+        return 0 * (captured.q if isinstance(captured, Scores) else captured).flatten()[:1]
 
     def _check_gradient(self, layer: Layer, gradient: Tensor) -> bool:
         """Whether patches have a gradient, until they have: a look at it makes a GPU wait."""
         if layer in self._with_gradient:
             return True
-        if gradient[:, self.num_prefix:].any():
+        if self._arrange(gradient)[:, self.num_prefix:].any():
             self._with_gradient.add(layer)
             return True
         # In the first step a head that starts with zero weights gives no token a gradient. In any,
@@ -440,9 +523,10 @@ class Tap:
 
     def count_heads(self, layer: int) -> int:
         """How many heads the attention of a block has."""
-        return self._find_module(self.blocks[layer], self.points.heads, layer).num_heads
+        block = self.blocks[layer]
+        return self._find_module(block, self.points_of(block).heads, layer).num_heads
 
-    def _read(self, source: str, layer: Layer) -> Tensor:
+    def _read(self, source: str, layer: Layer) -> Tensor | Scores:
         captured = self._captured.get((source, layer))
         if captured is None:
             raise RuntimeError(
@@ -475,23 +559,26 @@ class Tap:
         return self.backbone
 
     def _weight_records(self, layer: int, weights: Weights) -> list[Record]:
-        places: dict[str, list[int | None]] = {}
+        found = self.points_of(self.blocks[layer]).matrices
+        groups: dict[tuple[str, Any], list[Place]] = {}
         for name in weights.matrices:
-            path, place = self.points.matrices[name]
-            places.setdefault(path, []).append(place)
+            path, place = found[name]
+            # Those of one layer that are equal in height make one batch.
+            groups.setdefault((path, place[1] if isinstance(place, tuple) else place), []).append(
+                place)
         records = []
-        for path, order in places.items():
-            matrices = self._stack(layer, path, order)
+        for (path, _), places in groups.items():
+            matrices = self._stack(layer, path, places)
             if weights.per_head:
                 # Heads are rows of queries, keys and values, and columns of the projection.
-                dim = 2 if path == self.points.matrices['proj'][0] else 1
+                dim = 2 if path == found['proj'][0] else 1
                 heads = matrices.unflatten(dim, (self.count_heads(layer), -1))
                 matrices = heads.movedim(dim, 1).flatten(0, 1)
             records.append(WeightRecord(
                 matrices.mT if weights.vectors == 'columns' else matrices, layer))
         return records
 
-    def _stack(self, layer: int, path: str, order: list[int | None]) -> Tensor:
+    def _stack(self, layer: int, path: str, places: list[Place]) -> Tensor:
         weight, expected = find_weight(self._find_module(self.blocks[layer], path, layer))
         if tuple(weight.shape) != expected:
             raise RuntimeError(
@@ -499,11 +586,13 @@ class Tap:
                 f'{tuple(weight.shape)}: it is sharded away. Use a sharding strategy that keeps '
                 'whole parameters after the forward pass (`SHARD_GRAD_OP` of FSDP, a ZeRO stage '
                 "below 3), or drop the terms with `on='weight'`")
-        if order == [None]:
-            return weight.unsqueeze(0)
-        stacked = weight.view(3, -1, weight.size(1))
-        # A view where all three are asked for: a copy would be the dearest part of a cheap loss.
-        return stacked if order == [0, 1, 2] else stacked[order]
+        if not isinstance(places[0], tuple):
+            place, = places
+            return (weight if place is None else place(weight)).unsqueeze(0)
+        stacked = weight.view(places[0][1], -1, weight.size(1))
+        order = [index for index, _ in places]
+        # A view where all are asked for: a copy would be the dearest part of a cheap loss.
+        return stacked if order == [*range(len(stacked))] else stacked[order]
 
     def check_weights(self, weights: Weights) -> None:
         """Check which weights a term asks for.
@@ -511,17 +600,19 @@ class Tap:
         Raises:
             ValueError: If a name is unknown, a block has no such matrix, or none per head.
         """
-        unknown = [name for name in weights.matrices if name not in self.points.matrices]
-        if unknown:
-            raise ValueError(f'`matrices` must be taken from {list(self.points.matrices)}, but got '
-                             f'{unknown}')
+        for layer, block in enumerate(self.blocks):
+            known = self.points_of(block).matrices
+            unknown = [name for name in weights.matrices if name not in known]
+            if unknown:
+                raise ValueError(f'`matrices` must be taken from {list(known)} in block {layer} '
+                                 f'({type(block).__name__}), but got {unknown}')
         headless = [name for name in weights.matrices if name in ('fc1', 'fc2')]
         if weights.per_head and headless:
             raise ValueError('`per_head=True` needs `matrices` that heads share, among '
                              f"['q', 'k', 'v', 'proj'], but got {headless}")
         for name in weights.matrices:
             for layer, block in enumerate(self.blocks):
-                self._find_module(block, self.points.matrices[name][0], layer)
+                self._find_module(block, self.points_of(block).matrices[name][0], layer)
 
     def _find_module(self, block: nn.Module, path: str, layer: Layer) -> nn.Module:
         try:

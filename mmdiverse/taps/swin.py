@@ -1,6 +1,7 @@
 """Tap for MMPretrain's SwinTransformer."""
 import math
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -34,6 +35,7 @@ class SwinTransformerTap(Tap):
     """
 
     points = POINTS
+    attention_type: type = WindowMSA
 
     def __init__(self, backbone: nn.Module) -> None:
         super().__init__(backbone)
@@ -51,7 +53,7 @@ class SwinTransformerTap(Tap):
 
     def check_attention(self, block: nn.Module) -> None:
         attention = inner_module(block.attn.w_msa)
-        if not isinstance(attention, WindowMSA):
+        if not isinstance(attention, self.attention_type):
             raise ValueError(
                 f'attention of {type(self.backbone).__name__} is a '
                 f'{type(attention).__name__}, whose maps this tap does not know; drop the '
@@ -59,14 +61,15 @@ class SwinTransformerTap(Tap):
 
     def patch_size(self, layer: Layer) -> Size:
         rows, columns = self.backbone.patch_embed.projection.stride
-        passed = 0 if layer == EMBED else layer
-        for stage in self.backbone.stages:
-            passed -= len(stage.blocks)
-            if passed < 0:
-                break
-            step = stage.downsample.sampler.stride
+        for merging in self.mergings_before(0 if layer == EMBED else layer):
+            step = merging.sampler.stride
             rows, columns = rows * step[0], columns * step[1]
         return rows, columns
+
+    def mergings_before(self, layer: int) -> list[nn.Module]:
+        """Where patches are merged before a block."""
+        ends = accumulate(len(stage.blocks) for stage in self.backbone.stages)
+        return [stage.downsample for stage, end in zip(self.backbone.stages, ends) if end <= layer]
 
     def attach(self, requests: Sequence[Request], *args: Any) -> None:
         requests = list(requests)

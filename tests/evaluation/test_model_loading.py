@@ -21,7 +21,7 @@ from torch import nn
 from mmdiverse.datasets.audit_images import open_images
 from mmdiverse.evaluation.model_loading import AS_GIVEN, LOAD, PACK, load_model
 from tests.runs import DIGITS, digits_config, same_state, train
-from tests.taps.families import swin
+from tests.taps.families.swin import swin
 
 DEIT = DIGITS / 'deit-nano_digits.py'
 TINY = 'deit_tiny_patch16_224'

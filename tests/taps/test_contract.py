@@ -1,6 +1,7 @@
 """What every registered tap keeps to, whatever its family of backbones."""
 import weakref
 from collections import defaultdict
+from functools import partial
 
 import pytest
 import torch
@@ -17,7 +18,9 @@ from mmdiverse.records import AttentionRecord, HeadRecord, Record, TokenRecord
 from mmdiverse.registry import TAPS
 from mmdiverse.taps import Tap, build_tap
 from mmdiverse.taps.base import HEADS, Weights, find_weight
-from tests.taps.families import FAMILIES, SWIN, Family, attached, everything, swin
+from tests.taps.families import FAMILIES, Family, attached, everything
+from tests.taps.families.swin import SWIN, swin
+from tests.taps.families.vit import FAMILIES as VIT
 
 TAPS.import_from_location()
 
@@ -25,7 +28,14 @@ every_family = pytest.mark.parametrize('family', FAMILIES, ids=str)
 #: 6 x 6 tokens in windows of 4, then 3 x 3 in one.
 PADDED = Family('swin-padded', make=lambda: swin(img_size=12, pad_small_map=True),
                 **{**SWIN, 'image_size': 12, 'num_patches': 36})
-every_source = pytest.mark.parametrize('source', ['patch', *HEADS])
+fused_families = pytest.mark.parametrize(
+    'family', [family for family in FAMILIES if not TAPS.get(family.tap).probed], ids=str)
+families_with_maps = pytest.mark.parametrize(
+    'family', [family for family in FAMILIES if family.with_maps], ids=str)
+every_source = pytest.mark.parametrize(
+    ('family', 'source'),
+    [pytest.param(family, source, id=f'{family}-{source}') for family in FAMILIES
+     for source in ('patch', *HEADS) if source == 'patch' or family.with_maps])
 
 
 def split_qkv(qkv: Tensor, heads: int) -> list[Tensor]:
@@ -42,6 +52,11 @@ def hooks_of(backbone: nn.Module) -> int:
 def seeded_forward(backbone: nn.Module, images: Tensor) -> tuple[Tensor, ...]:
     torch.manual_seed(7)
     return backbone(images)
+
+
+def read_all(tap: Tap) -> None:
+    for source, layer in tap._captured:
+        tap.records(source, layer)
 
 
 def test_every_registered_tap_has_a_family() -> None:
@@ -64,30 +79,33 @@ def test_outputs_stay_the_same_bit_for_bit(family: Family, training: bool) -> No
     tap = attached(backbone)
     with tap.recording():
         outputs = seeded_forward(backbone, family.images())
-        tap.records('maps', 0), tap.records('patch', 0)
+        read_all(tap)
     assert all(torch.equal(*pair) for pair in zip(outputs, expected, strict=True))
 
 
-@every_family
+@families_with_maps
 def test_maps_times_values_are_the_attention(family: Family) -> None:
     backbone = family.build()
     tap, seen = attached(backbone), {}
-    for layer, block in enumerate(family.find_blocks(backbone)):
-        attention = family.find_attention(block)
-        attention.qkv.register_forward_hook(
-            lambda module, args, output, layer=layer: seen.update({('qkv', layer): output}))
-        attention.proj.register_forward_pre_hook(
-            lambda module, args, layer=layer: seen.update({('proj', layer): args[0]}))
+    for source, layer in everything(tap):
+        if source != 'maps':
+            continue
+        family.find_attention(tap.blocks[layer]).get_submodule(family.proj).register_forward_pre_hook(
+            lambda module, args, layer=layer: seen.update({layer: args[0]}))
     with tap.recording():
         backbone(family.images())
-        for layer, block in enumerate(tap.blocks):
-            _, _, values = split_qkv(seen['qkv', layer], family.find_attention(block).num_heads)
-            maps = tap.records('maps', layer)[0].maps
-            output = (maps @ values).transpose(1, 2).flatten(2)
-            torch.testing.assert_close(output, seen['proj', layer], rtol=1e-5, atol=1e-5)
+        for layer in (layer for source, layer in tap._captured if source == 'maps'):
+            maps, values, outputs = (tap.records(source, layer)[0] for source in HEADS)
+            output = maps.maps @ values.heads
+            torch.testing.assert_close(output, outputs.heads, rtol=1e-5, atol=1e-5)
+            if family.head_outputs:
+                expected = family.head_outputs(seen[layer])
+                torch.testing.assert_close(
+                    output.transpose(1, 2).flatten(2),
+                    expected.reshape(len(output), output.size(2), -1), rtol=1e-5, atol=1e-5)
 
 
-@every_family
+@fused_families
 def test_values_and_outputs_are_those_of_the_heads(family: Family) -> None:
     backbone = family.build()
     tap, seen = attached(backbone), {}
@@ -103,7 +121,7 @@ def test_values_and_outputs_are_those_of_the_heads(family: Family) -> None:
         assert torch.equal(outputs[:, head], own.flatten(1))
 
 
-@every_family
+@families_with_maps
 def test_maps_have_a_row_per_token_that_sums_to_one(family: Family) -> None:
     backbone = family.build()
     tap = attached(backbone)
@@ -118,7 +136,8 @@ def test_patch_records_are_the_outputs_of_blocks_without_prefix(family: Family) 
     backbone = family.build()
     tap, outputs = attached(backbone), []
     for block in family.find_blocks(backbone):
-        block.register_forward_hook(lambda module, args, output: outputs.append(output))
+        block.register_forward_hook(
+            lambda module, args, output: outputs.append(family.output(output)))
     with tap.recording():
         backbone(family.images())
         records = [tap.records('patch', layer)[0] for layer in range(len(tap.blocks))]
@@ -148,7 +167,6 @@ def test_prefix_tokens_are_not_in_the_embedding_record(family: Family) -> None:
     assert after.size(1) == family.num_patches and torch.equal(after, before)
 
 
-@every_family
 @every_source
 def test_gradient_reaches_the_layer_and_those_before_it(family: Family, source: str) -> None:
     backbone = family.build()
@@ -158,7 +176,7 @@ def test_gradient_reaches_the_layer_and_those_before_it(family: Family, source: 
         tap.records(source, 1)[0].vectors().square().sum().backward()
     first, second, *later = family.find_blocks(backbone)
     for block in (first, second):
-        assert family.find_attention(block).qkv.weight.grad.abs().sum() > 0
+        assert family.find_weights(block)[-1].grad.abs().sum() > 0
     assert all(parameter.grad is None for block in later for parameter in block.parameters())
 
 
@@ -206,7 +224,7 @@ def test_detaching_leaves_no_hook_and_no_tensor(family: Family) -> None:
     tap = attached(backbone)
     tap.start()
     backbone(family.images())
-    tap.records('patch', 0), tap.records('maps', 0)
+    read_all(tap)
     tap.detach()
     assert hooks_of(backbone) == hooks and kept[0]() is None
 
@@ -238,18 +256,21 @@ def test_matrices_of_one_linear_layer_share_a_record_in_the_order_asked_for(fami
                                                                            ) -> None:
     backbone = family.build()
     matrices = family.find_matrices(family.find_blocks(backbone)[0])
-    fused, single = build_tap(backbone).records(
+    *found, single = build_tap(backbone).records(
         'weight', 0, Weights(('v', 'q', 'proj')))
-    assert torch.equal(fused.vectors(), torch.stack((matrices['v'], matrices['q'])))
+    fused = torch.cat([record.vectors() for record in found])
+    assert len(found) == (1 if len(family.qkv) == 1 else 2)
+    assert torch.equal(fused, torch.stack((matrices['v'], matrices['q'])))
     assert torch.equal(single.vectors(), matrices['proj'][None])
 
 
 @every_family
 def test_queries_keys_and_values_together_are_no_copy(family: Family) -> None:
     backbone = family.build()
-    weight = family.find_attention(family.find_blocks(backbone)[0]).qkv.weight
-    record, = build_tap(backbone).records('weight', 0)
-    assert record.vectors().untyped_storage().data_ptr() == weight.untyped_storage().data_ptr()
+    weights = family.find_weights(family.find_blocks(backbone)[0])
+    records = build_tap(backbone).records('weight', 0)
+    assert [record.vectors().untyped_storage().data_ptr() for record in records] == \
+        [weight.untyped_storage().data_ptr() for weight in weights]
 
 
 @every_family
@@ -290,7 +311,7 @@ def test_gradients_of_a_loss_are_records_that_train(family: Family) -> None:
         tokens, = torch.autograd.grad(loss, tap._captured['patch', 0], retain_graph=True)
         torch.testing.assert_close(record.vectors(), len(images) * tokens[:, tap.num_prefix:])
         record.vectors().square().sum().backward()
-    weight = family.find_attention(family.find_blocks(backbone)[1]).qkv.weight
+    weight = family.find_weights(family.find_blocks(backbone)[1])[-1]
     assert weight.grad.abs().sum() > 0
 
 
@@ -303,13 +324,12 @@ def test_unknown_matrices_are_refused(family: Family) -> None:
 @every_family
 def test_a_sharded_weight_is_refused(family: Family) -> None:
     backbone = family.build()
-    weight = family.find_attention(family.find_blocks(backbone)[1]).qkv.weight
+    weight = family.find_weights(family.find_blocks(backbone)[1])[0]
     weight.data = weight.data.flatten()[:10]
-    with pytest.raises(RuntimeError, match='`.*qkv` in block 1 .*is sharded away'):
+    with pytest.raises(RuntimeError, match='in block 1 .*is sharded away'):
         build_tap(backbone).records('weight', 1)
 
 
-@every_family
 @every_source
 def test_a_frozen_backbone_is_read_without_gradient(family: Family, source: str) -> None:
     backbone = family.build().requires_grad_(False)
@@ -319,7 +339,6 @@ def test_a_frozen_backbone_is_read_without_gradient(family: Family, source: str)
         assert not tap.records(source, 0)[0].vectors().requires_grad
 
 
-@every_family
 @every_source
 def test_a_layer_that_was_not_reached_is_an_error(family: Family, source: str) -> None:
     tap = attached(family.build())
@@ -328,7 +347,7 @@ def test_a_layer_that_was_not_reached_is_an_error(family: Family, source: str) -
         tap.records(source, 1)
 
 
-@every_family
+@families_with_maps
 @pytest.mark.parametrize('frozen_embedding', [False, True])
 @pytest.mark.parametrize('source', HEADS)
 def test_reentrant_checkpointing_hides_attention_and_is_named(
@@ -338,7 +357,8 @@ def test_reentrant_checkpointing_hides_attention_and_is_named(
         parameter.requires_grad_(not frozen_embedding or name.startswith(family.blocks))
     block = family.find_blocks(backbone)[1]
     forward = block.forward
-    block.forward = lambda *args: checkpoint(forward, *args, use_reentrant=True)
+    block.forward = lambda *args, **kwargs: checkpoint(partial(forward, **kwargs), *args,
+                                                       use_reentrant=True)
     tap = attached(backbone)
     with tap.recording():
         backbone(family.images())
@@ -347,7 +367,7 @@ def test_reentrant_checkpointing_hides_attention_and_is_named(
         assert tap.records('patch', 1)[0].vectors().requires_grad
 
 
-@every_family
+@families_with_maps
 def test_checkpointing_that_is_not_reentrant_gives_the_same_gradient(family: Family) -> None:
     gradients = []
     for checkpointed in (False, True):
@@ -355,19 +375,18 @@ def test_checkpointing_that_is_not_reentrant_gives_the_same_gradient(family: Fam
         block = family.find_blocks(backbone)[1]
         if checkpointed:
             forward = block.forward
-            block.forward = lambda *args, forward=forward: checkpoint(forward, *args,
-                                                                      use_reentrant=False)
+            block.forward = partial(checkpoint, forward, use_reentrant=False)
         tap = attached(backbone)
         with tap.recording():
             backbone(family.images())
             tap.records('maps', 1)[0].vectors().square().sum().backward()
-        gradients.append(family.find_attention(block).qkv.weight.grad)
+        gradients.append(family.find_weights(block)[0].grad)
     torch.testing.assert_close(*gradients)
 
 
 @pytest.fixture(scope='module')
 def tap() -> Tap:
-    return build_tap(FAMILIES[0].build())
+    return build_tap(VIT[0].build())
 
 
 @pytest.mark.parametrize(('layers', 'on', 'expected'), [
@@ -409,7 +428,7 @@ def test_an_unknown_backbone_lists_the_taps() -> None:
 
 
 def test_a_missing_module_is_named() -> None:
-    backbone = FAMILIES[0].build()
+    backbone = VIT[0].build()
     del backbone.layers[1].attn.qkv
     tap = build_tap(backbone)
     with pytest.raises(ValueError, match='expects a module `attn.qkv` .*block 1 of VisionTransf'):
@@ -417,11 +436,11 @@ def test_a_missing_module_is_named() -> None:
 
 
 def test_a_failed_attach_leaves_no_hook() -> None:
-    backbone = FAMILIES[0].build()
+    backbone = VIT[0].build()
     backbone.layers[2].attn = nn.Identity()
     tap = build_tap(backbone)
     with pytest.raises(ValueError, match='attention of VisionTransformer is a Identity'):
-        tap.attach(everything(tap))
+        tap.attach([('patch', 0), ('maps', 2)])
     assert hooks_of(backbone) == 0
 
 
@@ -450,7 +469,7 @@ def test_weights_with_lora_are_the_sum_of_both_parts() -> None:
 
 def places(block: nn.Module, rows: int, columns: int) -> list[list[tuple[int, int]]]:
     """Row and column of the tokens that a block attends to together, loop by loop."""
-    if not hasattr(block.attn, 'window_size'):
+    if not hasattr(block.attn, 'shift_size'):
         return [[(row, column) for row in range(rows) for column in range(columns)]]
     size = block.attn.window_size
     single = min(rows, columns) == size and not block.attn.pad_small_map
@@ -478,10 +497,12 @@ def without(item: Tensor, kept: list[int], num_prefix: int, source: str) -> Tens
     return maps / maps.sum(-1, keepdim=True)
 
 
-@pytest.mark.parametrize('family', [*FAMILIES, PADDED], ids=str)
+@pytest.mark.parametrize('family', [PADDED, *(
+    family for family in FAMILIES if TAPS.get(family.tap).patch_size is not Tap.patch_size)],
+    ids=str)
 @pytest.mark.parametrize('padding', [False, True])
 @pytest.mark.parametrize('layer', [0, 1, -1])
-@every_source
+@pytest.mark.parametrize('source', ['patch', *HEADS])
 def test_no_token_of_padding_enters_a_record(family: Family, padding: bool, layer: int,
                                              source: str) -> None:
     backbone, side = family.build(), family.image_size

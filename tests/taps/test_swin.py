@@ -1,11 +1,11 @@
 """SwinTransformer: stages, windows, padding."""
 import pytest
 import torch
-from mmpretrain.models.backbones import SwinTransformerV2
 from mmpretrain.models.utils import WindowMSAV2
 
 from mmdiverse.taps import build_tap
-from tests.taps.families import attached, swin
+from tests.taps.families import attached
+from tests.taps.families.swin import swin
 
 
 def test_blocks_are_counted_through_the_stages() -> None:
@@ -63,11 +63,3 @@ def test_windowed_attention_of_another_kind_is_refused() -> None:
     with pytest.raises(ValueError, match="is a WindowMSAV2, .*drop the terms with "
                                          "`on='attention'`"):
         build_tap(backbone).attach([('maps', 0)])
-
-
-def test_the_second_version_is_another_family() -> None:
-    backbone = SwinTransformerV2(arch=dict(embed_dims=8, depths=[1], num_heads=[2],
-                                           extra_norm_every_n_blocks=0),
-                                 img_size=16, patch_size=2, window_size=4, out_indices=(0, ))
-    with pytest.raises(ValueError, match='no tap knows the backbone SwinTransformerV2'):
-        build_tap(backbone)

@@ -4,7 +4,7 @@ from mmpretrain.models.backbones import TIMMBackbone
 from torch import nn
 
 from mmdiverse.taps import build_tap
-from tests.taps.families import timm_vit
+from tests.taps.families.timm import timm_vit
 
 
 @pytest.mark.parametrize(('options', 'expected'), [

@@ -6,7 +6,8 @@ from torch import nn
 
 from mmdiverse.taps import build_tap
 from mmdiverse.taps.base import Weights, split_heads
-from tests.taps.families import attached, vit
+from tests.taps.families import attached
+from tests.taps.families.vit import vit
 
 
 def eva02() -> nn.Module:

@@ -1,0 +1,112 @@
+"""What a test knows of a family of backbones, apart from its tap."""
+from collections.abc import Callable
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmdiverse.taps import Tap, build_tap
+from mmdiverse.taps.base import HEADS
+
+
+@dataclass(frozen=True)
+class Family:
+    """A backbone, and where its parts are, said again apart from the tap.
+
+    Attributes:
+        name: Of the family in the names of tests.
+        tap: Name of the registered tap.
+        make: Builds the backbone.
+        blocks: Path of the blocks, or of the stages that hold them.
+        attention: Path of the attention in a block.
+        qkv: Paths of the layers in it that hold queries, keys and values: one of all three, one
+            below the other, or three.
+        proj: Path of the layer in it that the outputs of heads enter, ``(B, N, H d)``.
+        fc: Paths of the two layers of the MLP in a block.
+        prefix: Paths of the tokens before the patches.
+        image_size: Side of its images.
+        num_patches: Patches that they are cut into, in the first block.
+        with_maps: Whether it has attention level.
+        output: What of a block's output are its tokens, ``(B, prefix + N, C)``.
+        head_outputs: What of the input of ``proj`` are the outputs of heads, ``(B, N, H d)``; no
+            function where others come between.
+    """
+
+    name: str
+    tap: str
+    make: Callable[[], nn.Module]
+    blocks: str = 'layers'
+    attention: str = 'attn'
+    qkv: tuple[str, ...] = ('qkv', )
+    proj: str = 'proj'
+    fc: tuple[str, str] = ('ffn.layers.0.0', 'ffn.layers.1')
+    prefix: tuple[str, ...] = ('cls_token', )
+    image_size: int = 12
+    num_patches: int = 9
+    with_maps: bool = True
+    output: Callable[[Any], Tensor] = lambda output: output
+    head_outputs: Callable[[Tensor], Tensor] | None = lambda outputs: outputs
+
+    def __str__(self) -> str:
+        return self.name
+
+    def build(self) -> nn.Module:
+        """Build the backbone in evaluation mode, no parameter of which is zero or one."""
+        torch.manual_seed(0)
+        backbone = self.make()
+        backbone.eval()  # not chained: MMPretrain's own return nothing
+        with torch.no_grad():
+            for parameter in backbone.parameters():
+                parameter.normal_(std=0.3)
+        return backbone
+
+    def images(self) -> Tensor:
+        """A batch of three random images."""
+        generator = torch.Generator().manual_seed(1)
+        return torch.randn(3, 3, self.image_size, self.image_size, generator=generator)
+
+    def find_blocks(self, backbone: nn.Module) -> list[nn.Module]:
+        """The blocks in order."""
+        found = attrgetter(self.blocks)(backbone)
+        if hasattr(found[0], 'blocks'):
+            return [block for stage in found for block in stage.blocks]
+        return list(found)
+
+    def find_attention(self, block: nn.Module) -> nn.Module:
+        """The attention of a block."""
+        return attrgetter(self.attention)(block)
+
+    def find_weights(self, block: nn.Module) -> list[Tensor]:
+        """The parameters that hold queries, keys and values."""
+        attention = self.find_attention(block)
+        return [attention.get_submodule(path).weight for path in self.qkv]
+
+    def find_matrices(self, block: nn.Module) -> dict[str, Tensor]:
+        """The six matrices of a block by name."""
+        weights = self.find_weights(block)
+        q, k, v = {1: lambda qkv: qkv.chunk(3), 2: lambda q, kv: (q, *kv.chunk(2)),
+                   3: lambda *each: each}[len(weights)](*weights)
+        fc1, fc2 = (block.get_submodule(path).weight for path in self.fc)
+        return dict(q=q, k=k, v=v, fc1=fc1, fc2=fc2,
+                    proj=self.find_attention(block).get_submodule(self.proj).weight)
+
+
+def everything(tap: Tap) -> list[tuple[str, int | str]]:
+    """Requests for all that a tap can capture, but for maps that it refuses."""
+    requests = [('patch', 'embed'), *(('patch', layer) for layer in range(len(tap.blocks)))]
+    for layer, block in enumerate(tap.blocks):
+        try:
+            tap.check_attention(block)
+        except ValueError:
+            continue
+        requests += [(source, layer) for source in HEADS]
+    return requests
+
+
+def attached(backbone: nn.Module) -> Tap:
+    """The tap of a backbone, attached for everything."""
+    tap = build_tap(backbone)
+    tap.attach(everything(tap))
+    return tap
