@@ -15,6 +15,7 @@ import mmdiverse  # noqa: F401  (lets torch read MMEngine's checkpoints)
 from mmdiverse.evaluation.distributed_cost import build_on_meta
 from tests.robustness.test_faults import Command
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / 'docs' / 'distributed.md').read_text(encoding='utf-8')
 CONFIGS = ROOT / 'configs' / 'vision_transformer'

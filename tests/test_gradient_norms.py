@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mmdiverse.gradient_norms import gradient_norms, gradient_shares
+from tests.processes import run_processes
 
 
 def two_losses(model: nn.Linear, x: Tensor) -> dict[str, Tensor]:
@@ -113,7 +114,7 @@ def run_process(rank: int, folder: Path) -> None:
 
 
 def test_in_a_distributed_run_it_is_the_gradient_of_the_mean(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(run_process, (tmp_path, ), nprocs=2)
+    run_processes(run_process, tmp_path, count=2)
     model = linear()
     halves = [two_losses(model, half) for half in data().split(2)]
     mean = {name: (halves[0][name] + halves[1][name]) / 2 for name in halves[0]}

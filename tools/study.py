@@ -23,7 +23,8 @@ def parse_args() -> argparse.Namespace:
         'Train every arm of a study with every seed, each run in a process of its own, and write '
         'results.csv; tools/study_report.py makes tables and plots of it. Interrupt it at any '
         'time: the same command goes on, and tries again what failed.'))
-    parser.add_argument('study', help='a YAML file, such as configs/cifar/study_cifar10-subset.yaml')
+    parser.add_argument('study',
+                        help='a YAML file, such as configs/cifar/study_cifar10-subset.yaml')
     parser.add_argument('--work-dir', help='default: work_dirs/study/<name of the study>')
     parser.add_argument('--jobs', type=int, default=1,
                         help='runs at a time, on each device (default: 1)')

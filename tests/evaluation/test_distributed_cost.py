@@ -38,6 +38,7 @@ from mmdiverse.records import WeightRecord
 from mmdiverse.registry import LOSSES
 from mmdiverse.report.markdown import insert_table
 from mmdiverse.taps import build_tap
+from tests.processes import run_processes
 from tests.robustness.modes import ddp
 from tests.runs import DIGITS, digits_config
 
@@ -215,7 +216,7 @@ def count_process(rank: int, processes: int, terms: list[dict], folder: Path) ->
 def count(processes: int, terms: list[dict], folder: Path) -> list[tuple[list, list, int]]:
     """What each process of a run of one step evaluated and sent."""
     folder.mkdir()
-    torch.multiprocessing.spawn(count_process, (processes, terms, folder), nprocs=processes)
+    run_processes(count_process, processes, terms, folder, count=processes)
     return [torch.load(folder / f'{rank}.pth') for rank in range(processes)]
 
 

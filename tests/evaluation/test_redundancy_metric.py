@@ -10,6 +10,7 @@ from mmengine.runner import Runner
 from mmdiverse.evaluation import RedundancyMetric
 from mmdiverse.evaluation.redundancy import measure_redundancy
 from mmdiverse.measures import MEASURES
+from tests.processes import run_processes
 from tests.runs import digits_config
 
 CHEAP = ['token_cosine_absolute', 'linear_cka', 'head_cosine', 'mean_attention_distance',
@@ -82,7 +83,7 @@ def run_rank(rank: int, size: int, folder: Path) -> None:
 @pytest.mark.parametrize('size', [2, 4])
 def test_number_of_processes_does_not_matter(size: int, tmp_path: Path) -> None:
     # 33 images: with two processes one image is repeated, with four three are.
-    torch.multiprocessing.spawn(run_rank, (size, tmp_path), nprocs=size)
+    run_processes(run_rank, size, tmp_path, count=size)
     single = redundancy(evaluate(config(tmp_path / 'single', 'swin-nano_digits', measures='all',
                                         per_layer=True)))
     for rank in range(size):

@@ -57,6 +57,7 @@ def rows_of(work_dir: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_every_arm_is_trained(ended) -> None:
     assert {(row['model'], row['arm'], row['seed'], row['status']) for row in rows_of(ended[0])} \
         == {('nano', arm, '0', 'ended') for arm in ('plain', 'diverse')}
@@ -68,6 +69,7 @@ def test_every_seed_has_all_arms_before_the_next(tmp_path: Path) -> None:
         ('plain', 2), ('diverse', 2), ('plain', 0), ('diverse', 0)]
 
 
+@pytest.mark.slow
 def test_results_have_a_row_for_every_value(ended) -> None:
     rows = [row for row in rows_of(ended[0]) if row['arm'] == 'diverse']
     found = [(row['measure'], row['epoch'], row['block']) for row in rows]
@@ -82,12 +84,14 @@ def test_results_have_a_row_for_every_value(ended) -> None:
     assert list(rows[0]) == list(COLUMNS)
 
 
+@pytest.mark.slow
 def test_progress_says_what_is_left(ended) -> None:
     shown = ended[1].stdout
     assert 'diverse, seed 0, nano: epoch 1/1, accuracy/top1' in shown
     assert 'seed 0, nano: ended (' in shown and '(0 runs and about 0 minutes left)' in shown
 
 
+@pytest.mark.slow
 def test_ended_runs_are_not_repeated(ended) -> None:
     work_dir = ended[0]
     before = (work_dir / 'results.csv').read_text()
@@ -204,11 +208,18 @@ def test_each_process_gets_its_device(tmp_path: Path, capfd) -> None:
     assert sorted(line for line in lines if line in '0123') == ['0', '3']
 
 
+def start(path: Path, work_dir: Path) -> subprocess.Popen:
+    return subprocess.Popen(
+        command(path, work_dir), stdout=subprocess.PIPE, text=True, start_new_session=True,
+        # Tests that run in the background are not interrupted, and would hand that on.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+
+
+@pytest.mark.slow
 def test_interruption_stops_runs_and_the_same_command_goes_on(tmp_path: Path) -> None:
     options = {**SPEC['options'], 'train_cfg.max_epochs': 200}
     path = write_study(tmp_path, options=options)
-    process = subprocess.Popen(command(path, tmp_path), stdout=subprocess.PIPE, text=True,
-                               start_new_session=True)
+    process = start(path, tmp_path)
     for line in process.stdout:
         if 'epoch 2/200' in line:
             break
@@ -218,8 +229,7 @@ def test_interruption_stops_runs_and_the_same_command_goes_on(tmp_path: Path) ->
     folder = tmp_path / 'nano' / 'plain' / 'seed0'
     assert not (folder / 'failure.json').exists() and not (folder / 'result.json').exists()
 
-    process = subprocess.Popen(command(path, tmp_path), stdout=subprocess.PIPE, text=True,
-                               start_new_session=True)
+    process = start(path, tmp_path)
     first = next(line for line in process.stdout if 'epoch' in line)
     os.killpg(process.pid, signal.SIGINT)
     process.communicate(timeout=60)

@@ -15,6 +15,7 @@ from mmdiverse.hooks import DiversityHook
 from mmdiverse.registry import LOSSES
 from mmdiverse.taps import build_tap
 from mmdiverse.terms import DiversityTerm
+from tests.processes import run_processes
 from tests.robustness.modes import MODES, mode_config
 from tests.runs import assert_resumes_as_uninterrupted, digits_config, same_state, train
 
@@ -415,7 +416,7 @@ def run_shared(rank: int, world_size: int, folder: Path) -> None:
 @pytest.mark.parametrize('world_size', [2, 5])
 def test_shared_weight_terms_equal_those_of_one_process(world_size: int, tmp_path: Path) -> None:
     for size in (1, world_size):
-        torch.multiprocessing.spawn(run_shared, (size, tmp_path), nprocs=size)
+        run_processes(run_shared, size, tmp_path, count=size)
     whole = torch.load(tmp_path / '1-0.pth')
     for rank in range(world_size):
         torch.testing.assert_close(torch.load(tmp_path / f'{world_size}-{rank}.pth'), whole)
@@ -604,7 +605,7 @@ def measured_in(name: str, terms: list[dict], folder: Path, monkeypatch: pytest.
     mode, = (mode for mode in MODES if mode.name == name)
     if mode.processes:
         monkeypatch.setenv('LOCAL_RANK', '0')  # these processes have no GPUs to number
-        torch.multiprocessing.spawn(run_measured, (name, terms, folder), nprocs=mode.processes)
+        run_processes(run_measured, name, terms, folder, count=mode.processes)
     else:
         run_measured(0, name, terms, folder)
     seen = [torch.load(folder / f'{rank}.pth') for rank in range(max(mode.processes, 1))]

@@ -241,7 +241,6 @@ def same(first: Any, second: Any) -> bool:
     return first == second
 
 
-@pytest.mark.slow
 def test_a_run_killed_twenty_times_ends_as_the_uninterrupted_one_bit_for_bit(
         tmp_path: Path) -> None:
     killed, whole = tmp_path / 'killed', tmp_path / 'whole'

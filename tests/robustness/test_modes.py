@@ -15,6 +15,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmpretrain.models.peft.lora import LoRALinear
 
+from tests.processes import run_processes
 from tests.robustness.modes import (
     FAMILIES,
     LEVELS,
@@ -30,6 +31,7 @@ from tests.robustness.modes import (
 )
 
 PLAIN = MODES[0]
+pytestmark = pytest.mark.slow
 
 
 def error(actual: list[Gradients], expected: list[Gradients]) -> float:
@@ -62,7 +64,7 @@ def is_there(need: str) -> bool:
 def run_everywhere(mode: Mode, folder: Path) -> dict[tuple[str, str], Outcome]:
     if not mode.processes:
         return try_everything(mode, folder)
-    torch.multiprocessing.spawn(run_process, (MODES.index(mode), folder), nprocs=mode.processes)
+    run_processes(run_process, MODES.index(mode), folder, count=mode.processes)
     return torch.load(folder / 'outcomes.pth')
 
 
@@ -82,9 +84,7 @@ def verdict(mode: Mode, level: str, outcome: Outcome, expected: list[Gradients])
     return f'right to {found:.0e}'
 
 
-@pytest.mark.parametrize('mode', [
-    pytest.param(mode, id=str(mode), marks=[pytest.mark.slow] if 'compile' in str(mode) else [])
-    for mode in MODES])
+@pytest.mark.parametrize('mode', MODES, ids=str)
 def test_gradient_is_that_of_a_plain_run_or_refused(mode: Mode, tmp_path: Path,
                                                     record_property: Callable) -> None:
     record_property('mode', mode.name)

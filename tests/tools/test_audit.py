@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 TOOL = ROOT / 'tools' / 'analysis' / 'audit.py'
 DEIT, SWIN = (ROOT / 'configs' / 'digits' / f'{name}-nano_digits.py' for name in ('deit', 'swin'))
