@@ -230,6 +230,7 @@ def test_an_editable_install_links_to_the_checkout(source, tmp_path):
     assert all(path.is_symlink() and path.exists() for path in mim.iterdir())
 
 
+@pytest.mark.slow
 def test_an_installed_wheel_trains_and_tests_without_a_clone(installed, tmp_path):
     log = python(ROOT / 'tests' / 'smoke_wheel.py', cwd=tmp_path, PYTHONPATH=str(installed))
     assert log.count('passed: ') == 7
@@ -237,6 +238,7 @@ def test_an_installed_wheel_trains_and_tests_without_a_clone(installed, tmp_path
 
 @pytest.mark.skipif(find_spec('mim') is None or find_spec('pkg_resources') is None,
                     reason='needs openmim, and the pkg_resources of a setuptools before 82 for it')
+@pytest.mark.slow
 def test_mim_trains_and_tests_an_installed_wheel(installed, tmp_path):
     name = 'deit-nano_diverse_digits.py'
     env = {'PYTHONPATH': str(installed), 'HOME': str(tmp_path)}  # MIM keeps a cache at home

@@ -22,7 +22,7 @@ from ..image_mask import find_image_mask
 from ..registry import HOOKS
 from ..schedules import WeightSchedule
 from ..taps import Tap, build_tap
-from ..taps.base import is_sequence
+from ..taps.base import find_backbone, is_sequence
 from ..terms import DiversityTerm
 
 
@@ -207,7 +207,8 @@ class DiversityHook(Hook):
         """Attach to a model, so that its forward passes with ``mode='loss'`` are diversified.
 
         Args:
-            model (nn.Module): A model with a ``backbone``, not wrapped.
+            model (nn.Module): A model with a ``backbone``, or a ``TimmClassifier`` or
+                ``HuggingFaceClassifier`` of MMPretrain; not wrapped.
 
         Raises:
             ValueError: If the model has no backbone, no tap knows it, or a term does not fit it.
@@ -215,10 +216,11 @@ class DiversityHook(Hook):
         self.detach()
         if not self.enabled_terms:
             return
-        if not hasattr(model, 'backbone'):
+        backbone = find_backbone(model)
+        if backbone is None:
             raise ValueError(f'DiversityHook needs a model with a `backbone`, but '
                              f'{type(model).__name__} has none')
-        tap = build_tap(model.backbone)
+        tap = build_tap(backbone)
         requests = []
         for index, term in enumerate(self.terms):
             if term.weight > 0:

@@ -2,10 +2,12 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import torch
 from mmengine.registry import Registry
+from mmpretrain.models.classifiers import HuggingFaceClassifier, TimmClassifier
 from mmpretrain.models.peft import LoRAModel
 from mmpretrain.models.peft.lora import LoRALinear
 from torch import Tensor, nn
@@ -46,7 +48,7 @@ class Weights:
 
 
 #: Where in a linear layer a matrix is: all of it; which of how many of equal height one below the
-#: other; or what a function makes of the weight, which must be a view.
+#: other; or what a function makes of the weight, a view where one can be had.
 Place = None | tuple[int, int] | Callable[[Tensor], Tensor]
 
 
@@ -55,8 +57,8 @@ class TapPoints:
     """Where a backbone family keeps what a tap reads. Paths are relative to a block.
 
     Attributes:
-        embedding (tuple[str, ...]): Modules and parameters of the backbone before its first
-            block; those that a configuration lacks are skipped.
+        embedding (tuple[str, ...]): Paths of the modules and parameters of the backbone before its
+            first block; those that a configuration lacks are skipped.
         attention (str): Module whose output holds the queries and keys, or the softmax maps; of a
             tap that is ``probed``, the module that computes the attention.
         heads (str): Module that knows its ``num_heads``.
@@ -112,8 +114,16 @@ def inner_module(module: nn.Module) -> nn.Module:
 def find_weight(linear: nn.Module) -> tuple[Tensor, tuple[int, int]]:
     """The weight of a linear layer, and the shape that it should have.
 
-    That of a layer with LoRA is the sum of its frozen part and what is learned.
+    That of a layer with LoRA is the sum of its frozen part and what is learned. An attention of
+    torch keeps the weights of queries, keys and values itself. A convolution of single pixels is
+    a linear layer.
     """
+    if isinstance(linear, nn.MultiheadAttention):
+        return linear.in_proj_weight, (3 * linear.embed_dim, linear.embed_dim)
+    if isinstance(linear, nn.Conv2d):
+        weight = linear.weight
+        return weight.flatten(1) if weight.dim() == 4 else weight, \
+            (linear.out_channels, linear.in_channels)
     if not isinstance(linear, LoRALinear):
         return linear.weight, (linear.out_features, linear.in_features)
     weight, shape = find_weight(linear.original_layer)
@@ -143,6 +153,7 @@ class Tap:
             that its module calls, or from what modules return.
         layout (str): Of what a block takes and gives: tokens ``'BNC'``, or a map of them,
             ``'BHWC'`` or ``'BCHW'``.
+        without_gradient (str): What takes the gradient from what is captured, and what to do.
         blocks (Sequence[nn.Module]): The transformer blocks, in order.
         num_prefix (int): Tokens in front that are no patches.
     """
@@ -150,6 +161,10 @@ class Tap:
     points: TapPoints
     probed = False
     layout = 'BNC'
+    without_gradient = (
+        'Re-entrant activation checkpointing does this: remove this block from '
+        '`activation_checkpointing` (or `with_cp` of the backbone), or choose other `layers` for '
+        'the term')
 
     def __init__(self, backbone: nn.Module) -> None:
         self.backbone = backbone
@@ -176,6 +191,10 @@ class Tap:
     def count_prefix_tokens(self) -> int:
         """How many tokens stand before the patches."""
         raise NotImplementedError
+
+    def prefix_at(self, layer: Layer) -> int:
+        """How many tokens stand before the patches at a layer, where not at all alike."""
+        return self.num_prefix
 
     def patch_size(self, layer: Layer) -> Size:
         """Height and width in pixels of what a token of this layer stands for.
@@ -205,11 +224,11 @@ class Tap:
         if isinstance(captured, Tensor):
             return AttentionRecord(layer, maps=self._split_heads(captured, layer))
         q, k, scale, bias = captured
-        q, k = self._split_heads(q, layer), self._split_heads(k, layer)
         if bias is None:
-            return AttentionRecord(layer, q=q, k=k, scale=scale)
+            return AttentionRecord(layer, q=self._split_heads(q, layer),
+                                   k=self._split_heads(k, layer), scale=scale)
         scores = at_least_float32(q * scale) @ at_least_float32(k).mT
-        return AttentionRecord(layer, maps=(scores + bias).softmax(-1))
+        return AttentionRecord(layer, maps=self._split_heads((scores + bias).softmax(-1), layer))
 
     # Layers
 
@@ -277,7 +296,8 @@ class Tap:
             if self.probed and source in HEADS:
                 probed.setdefault(module, []).append(key)
             elif source == 'outputs' or layer == EMBED:
-                self._handles.append(module.register_forward_pre_hook(self._capture_input(key)))
+                self._handles.append(module.register_forward_pre_hook(self._capture_input(key),
+                                                                      with_kwargs=True))
             else:
                 self._handles.append(module.register_forward_hook(self._capture_output(key)))
         for module, keys in probed.items():
@@ -288,11 +308,13 @@ class Tap:
             return self.blocks[0]
         block = self.blocks[layer]
         points = self.points_of(block)
-        paths = {'patch': '', 'maps': points.attention, 'values': points.matrices['v'][0],
-                 'outputs': points.matrices['proj'][0]}
-        if self.probed and source in HEADS:
-            source = 'maps'
-        return self._find_module(block, paths[source], layer)
+        if source == 'patch':
+            path = ''
+        elif source == 'maps' or self.probed:
+            path = points.attention
+        else:
+            path = points.matrices['v' if source == 'values' else 'proj'][0]
+        return self._find_module(block, path, layer)
 
     def _probe(self, module: nn.Module, keys: Sequence[Request]) -> None:
         """Capture the attention that a module computes, in the forms requested."""
@@ -377,9 +399,10 @@ class Tap:
                 self._capture(key, self.block_output(output) if key[0] == 'patch' else output)
         return hook
 
-    def _capture_input(self, key: Request) -> Callable[[nn.Module, tuple], None]:
-        def hook(module: nn.Module, args: tuple) -> None:
+    def _capture_input(self, key: Request) -> Callable[[nn.Module, tuple, dict[str, Any]], None]:
+        def hook(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
             if self._recording:
+                args = *args, *kwargs.values()
                 self._capture(key, self.block_input(args) if key[0] == 'patch' else args[0])
         return hook
 
@@ -452,17 +475,29 @@ class Tap:
         mask = self.token_mask(source, layer)
         if mask is None or mask.all():
             return [record]
+        self._check_count(mask, record.shape[1] if source == 'patch' else
+                          record.num_tokens - self.prefix_at(layer), layer)
         return [record.keep_tokens(items.to(record.device), tokens.to(record.device))
                 for items, tokens in group_tokens(mask)]
+
+    def _check_count(self, mask: Tensor, count: int, layer: Layer) -> None:
+        """Raise ValueError if a mask is not of the tokens that a layer has."""
+        if mask.size(1) != count:
+            raise ValueError(
+                f'at layer {layer!r} of {type(self.backbone).__name__} there are {count} tokens, '
+                f'but patches of {self.patch_size(layer)} pixels make {mask.size(1)}: it pools '
+                'them in its attention, or leaves out what it masks or what is no whole patch. '
+                "Drop the terms with `on='attention'`, or pad images to whole patches "
+                '(`pad_size_divisor` of the data preprocessor)')
 
     def _make_record(self, source: str, layer: Layer) -> Record:
         captured = self._read(source, layer)
         if source == 'patch':
-            return TokenRecord(self._arrange(captured), layer, self.num_prefix)
+            return TokenRecord(self._arrange(captured), layer, self.prefix_at(layer))
         block = self.blocks[layer]
         if source == 'maps':
             record = self.attention_record(block, captured, layer)
-            record.num_prefix = self.num_prefix
+            record.num_prefix = self.prefix_at(layer)
             return record
         num_heads = self.count_heads(layer)
         if self.probed:
@@ -471,7 +506,7 @@ class Tap:
             heads = split_heads(captured, num_heads)[2]
         else:
             heads = captured.unflatten(-1, (num_heads, -1)).transpose(1, 2)
-        return HeadRecord(heads, layer, self.num_prefix)
+        return HeadRecord(heads, layer, self.prefix_at(layer))
 
     def _arrange(self, tokens: Tensor) -> Tensor:
         """Tokens as ``(B, N, C)``, whatever their layout in the model."""
@@ -495,15 +530,15 @@ class Tap:
             RuntimeError: If the layer was not reached, or the loss does not depend on patches.
         """
         tokens = self._read('patch', layer)
-        gradient, = torch.autograd.grad(loss * len(tokens), tokens, create_graph=True,
-                                        allow_unused=True)
+        gradient, = torch.autograd.grad(loss * len(self._arrange(tokens)), tokens,
+                                        create_graph=True, allow_unused=True)
         if gradient is None or not self._check_gradient(layer, gradient):
             raise RuntimeError(
                 f'the loss of the model does not depend on the patches at layer {layer!r}, so they '
                 'have no gradients to diversify: a head that reads the class token alone does '
                 'this. Mix patches (`tools/train.py --mixing`), or choose earlier `layers`')
-        return self._keep(TokenRecord(self._arrange(gradient), layer, self.num_prefix), 'patch',
-                          layer)
+        return self._keep(TokenRecord(self._arrange(gradient), layer, self.prefix_at(layer)),
+                          'patch', layer)
 
     def zero(self, source: str, layer: Layer) -> Tensor:
         """The value of a layer of whose patches none counts in this batch, with a gradient."""
@@ -514,7 +549,7 @@ class Tap:
         """Whether patches have a gradient, until they have: a look at it makes a GPU wait."""
         if layer in self._with_gradient:
             return True
-        if self._arrange(gradient)[:, self.num_prefix:].any():
+        if self._arrange(gradient)[:, self.prefix_at(layer):].any():
             self._with_gradient.add(layer)
             return True
         # In the first step a head that starts with zero weights gives no token a gradient. In any,
@@ -537,21 +572,24 @@ class Tap:
                 any(p.requires_grad for p in self._parameters_before(layer)):
             raise RuntimeError(
                 f'what was captured of {source!r} at layer {layer!r} has no gradient, though '
-                'parameters before it train. Re-entrant activation checkpointing does this: remove '
-                'this block from `activation_checkpointing` (or `with_cp` of the backbone), or '
-                'choose other `layers` for the term')
+                f'parameters before it train. {self.without_gradient}')
         return captured
 
     def _parameters_before(self, layer: Layer) -> Iterator[nn.Parameter]:
-        for name in self.points.embedding:
-            part = getattr(self.embedding_owner, name, None)
+        yield from self.embedding_parameters()
+        if layer != EMBED:
+            for block in self.blocks[:layer + 1]:
+                yield from block.parameters()
+
+    def embedding_parameters(self) -> Iterator[nn.Parameter]:
+        """The parameters before the first block."""
+        for path in self.points.embedding:
+            part = reduce(lambda part, name: getattr(part, name, None), path.split('.'),
+                          self.embedding_owner)
             if isinstance(part, nn.Parameter):
                 yield part
             elif isinstance(part, nn.Module):
                 yield from part.parameters()
-        if layer != EMBED:
-            for block in self.blocks[:layer + 1]:
-                yield from block.parameters()
 
     @property
     def embedding_owner(self) -> nn.Module:
@@ -624,6 +662,16 @@ class Tap:
             ) from error
 
 
+def find_backbone(model: nn.Module) -> nn.Module | None:
+    """What taps read of a model: its ``backbone``, if it has one.
+
+    MMPretrain's ``TimmClassifier`` and ``HuggingFaceClassifier`` hold a whole model in its place.
+    """
+    if isinstance(model, (TimmClassifier, HuggingFaceClassifier)):
+        return model.model
+    return getattr(model, 'backbone', None)
+
+
 def build_tap(backbone: nn.Module, registry: Registry = TAPS) -> Tap:
     """Build the tap that knows a backbone.
 
@@ -636,7 +684,8 @@ def build_tap(backbone: nn.Module, registry: Registry = TAPS) -> Tap:
     """
     registry.import_from_location()
     backbone = inner_module(backbone)
-    for tap in registry.module_dict.values():
+    # A tap that extends another knows some of its backbones better.
+    for tap in sorted(registry.module_dict.values(), key=lambda tap: -len(tap.__mro__)):
         if tap.matches(backbone):
             return tap(backbone)
     raise ValueError(

@@ -11,11 +11,14 @@ from .base import Layer, Tap, TapPoints, fused_qkv_matrices
 
 @TAPS.register_module()
 class BEiTViTTap(Tap):
-    """Reads MMPretrain's ``BEiTViT``, with relative positions in the scores of its attention."""
+    """Reads MMPretrain's ``BEiTViT``, with relative positions in the scores of its attention.
+
+    Of ``CAEPretrainViT``, the patches that are not masked are read.
+    """
 
     probed = True
     points = TapPoints(
-        embedding=('patch_embed', 'cls_token', 'pos_embed', 'rel_pos_bias'),
+        embedding=('patch_embed', 'cls_token', 'mask_token', 'pos_embed', 'rel_pos_bias'),
         attention='attn',
         heads='attn',
         matrices=fused_qkv_matrices('attn.qkv', 'attn.proj', 'ffn.layers.0.0', 'ffn.layers.1'))

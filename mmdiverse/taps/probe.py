@@ -1,5 +1,6 @@
 """What an attention module computes, seen from the functions that it calls."""
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any, NamedTuple
 
 import torch
@@ -12,6 +13,12 @@ SOFTMAX = (torch.softmax, Tensor.softmax, F.softmax)
 PASSES = (F.dropout, torch.dropout, Tensor.to, Tensor.type_as, Tensor.float, Tensor.half,
           Tensor.contiguous, Tensor.clone)
 MATMUL = (torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.bmm, Tensor.bmm)
+TRANSPOSE = (torch.transpose, Tensor.transpose)
+
+#: What ``nn.MultiheadAttention`` computes, as it is but for the line that hides it from a probe.
+_MULTI_HEAD = FunctionType(F.multi_head_attention_forward.__code__,
+                           {**vars(F), 'has_torch_function': lambda tensors: False},
+                           argdefs=F.multi_head_attention_forward.__defaults__)
 
 
 class Scores(NamedTuple):
@@ -70,10 +77,14 @@ class AttentionProbe(TorchFunctionMode):
         self._maps: Tensor | None = None
         #: The maps, and what they were handed on as; kept so that no other takes their identity.
         self._same: list[Tensor] = []
+        self._transposed: Tensor | None = None
 
     def __torch_function__(self, func: Callable, types: Any, args: tuple = (),
                            kwargs: dict[str, Any] | None = None) -> Any:
         kwargs = kwargs or {}
+        if func is F.multi_head_attention_forward:
+            with self:
+                return _MULTI_HEAD(*args, **kwargs)
         result = func(*args, **kwargs)
         if func is F.scaled_dot_product_attention:
             self.found.append(self._fused(result, *args, **kwargs))
@@ -83,13 +94,21 @@ class AttentionProbe(TorchFunctionMode):
                     f'{self.where} makes attention maps that it does not multiply with values, '
                     "or not as they are; drop the terms with `on='attention'`")
             self._maps, self._same = result, [result]
-        elif self._maps is not None and self._is_maps(args[0]):
+        elif self._maps is not None and args and self._is_maps(args[0]):
             if func in PASSES:
                 self._same.append(result)
+            elif func in TRANSPOSE and {dim % result.dim() for dim in args[1:]} == {
+                    result.dim() - 2, result.dim() - 1}:
+                self._transposed = result
             elif func in MATMUL:
-                self.found.append(Attention(self._maps, args[1], result))
-                self._maps, self._same = None, []
+                self._add(args[1], result)
+        elif func in MATMUL and self._transposed is not None and args[1] is self._transposed:
+            self._add(args[0].mT, result.mT)  # channels before tokens
         return result
+
+    def _add(self, values: Tensor, outputs: Tensor) -> None:
+        self.found.append(Attention(self._maps, values, outputs))
+        self._maps, self._same, self._transposed = None, [], None
 
     def _is_maps(self, tensor: Any) -> bool:
         return any(tensor is same for same in self._same)
@@ -103,6 +122,10 @@ class AttentionProbe(TorchFunctionMode):
         if attn_mask is not None and attn_mask.dtype == torch.bool:
             attn_mask = torch.zeros_like(attn_mask, dtype=query.dtype).masked_fill_(
                 ~attn_mask, -torch.inf)
+        if attn_mask is not None and not outputs.requires_grad:
+            # A bias made before re-entrant activation checkpointing would hide that the rest has
+            # no gradient.
+            attn_mask = attn_mask.detach()
         scale = query.size(-1)**-0.5 if scale is None else scale
         return Attention(Scores(query, key, scale, attn_mask), value, outputs)
 

@@ -30,5 +30,5 @@ class SwinTransformerV2Tap(SwinTransformerTap):
     def mergings_before(self, layer: int) -> list[nn.Module]:
         # Every stage but the first begins with one.
         starts = accumulate((len(stage.blocks) for stage in self.backbone.stages), initial=0)
-        return [stage.downsample for stage, start in zip(self.backbone.stages, starts)
+        return [stage.downsample.sampler for stage, start in zip(self.backbone.stages, starts)
                 if start <= layer and stage.downsample is not None]

@@ -27,6 +27,7 @@ from mmdiverse.datasets import Digits
 from tests.runs import DIGITS
 from tests.test_end_to_end import validation_accuracies
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = ROOT / 'tools'
 #: Seconds; a start takes some 8 of them on an idle machine, and tests may share it.

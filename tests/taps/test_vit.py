@@ -1,18 +1,20 @@
 """VisionTransformer: what its variants have that other families do not."""
 import pytest
 import torch
-from mmpretrain.models.backbones import VisionTransformer, ViTEVA02
+from mmpretrain.models.selfsup import MoCoV3ViT
 from torch import nn
 
 from mmdiverse.taps import build_tap
-from mmdiverse.taps.base import Weights, split_heads
+from mmdiverse.taps.base import split_heads
 from tests.taps.families import attached
 from tests.taps.families.vit import vit
 
 
-def eva02() -> nn.Module:
-    arch = dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=24)
-    return ViTEVA02(arch=arch, img_size=12, patch_size=4)
+def vit_without_attention() -> nn.Module:
+    backbone = vit()
+    for block in backbone.layers:
+        block.attn = nn.Identity()
+    return backbone
 
 
 def test_a_fused_output_is_split_into_heads() -> None:
@@ -40,14 +42,14 @@ def test_frozen_stages_are_read_and_later_ones_have_a_gradient() -> None:
 
 
 def test_attention_of_another_kind_is_refused() -> None:
-    tap = build_tap(eva02())
-    with pytest.raises(ValueError, match="attention of ViTEVA02 is a .*drop the terms with "
-                                         "`on='attention'`"):
+    tap = build_tap(vit_without_attention())
+    with pytest.raises(ValueError, match="attention of VisionTransformer is a Identity, .*drop "
+                                         "the terms with `on='attention'`"):
         tap.attach([('maps', 0)])
 
 
 def test_patches_do_not_mind_attention_of_another_kind() -> None:
-    backbone = eva02()
+    backbone = vit_without_attention()
     tap = build_tap(backbone)
     tap.attach([('patch', 'embed'), ('patch', 1)])
     with tap.recording():
@@ -55,9 +57,14 @@ def test_patches_do_not_mind_attention_of_another_kind() -> None:
         assert tap.records('patch', 1)[0].vectors().shape == (2, 9, 16)
 
 
-def test_a_gated_mlp_has_no_fc1() -> None:
-    arch = dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=24)
-    backbone = VisionTransformer(arch=arch, img_size=12, patch_size=4,
-                                 layer_cfgs=dict(ffn_type='swiglu_fused'))
-    with pytest.raises(ValueError, match='expects a module `ffn.layers.0.0` .*block 0'):
-        build_tap(backbone).check_weights(Weights(('fc1', )))
+def test_of_two_views_the_second_is_read() -> None:
+    backbone, views = vit(MoCoV3ViT), torch.randn(2, 3, 3, 12, 12)
+    backbone.eval()
+    tap = attached(backbone)
+    read = []
+    for passes in (views, views[1:]):
+        with tap.recording():
+            for images in passes:
+                backbone(images)
+            read.append(tap.records('patch', 2)[0].vectors())
+    assert torch.equal(*read)

@@ -21,4 +21,6 @@ FAMILIES = [
     # MMPretrain's relative positions need the class token.
     Family('beit-no-class-token', 'BEiTViTTap',
            lambda: beit(with_cls_token=False, use_rel_pos_bias=False), prefix=()),
+    Family('eva', 'BEiTViTTap',
+           lambda: beit(use_rel_pos_bias=False, use_abs_pos_emb=True, layer_scale_init_value=0.)),
 ]

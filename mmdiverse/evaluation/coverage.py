@@ -1,0 +1,253 @@
+"""Which backbones can be diversified and measured: every one is built, and its tap tried."""
+import hashlib
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mmpretrain
+import torch
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from mmpretrain.registry import MODELS
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from ..report.markdown import markdown_table
+from ..taps import Tap, build_tap
+from ..taps.base import EMBED, HEADS, Weights
+from ..taps.probe import AttentionProbe
+from .measurement import Result
+
+#: Models of timm that are tried, one or more of each family.
+TIMM_MODELS = ('vit_small_patch16_224', 'deit_small_distilled_patch16_224')
+#: Of a backbone's config, what changes neither its modules nor what they compute in evaluation.
+IMMATERIAL = ('init_cfg', 'frozen_stages', 'drop_rate', 'drop_path_rate', 'with_cp', 'norm_eval',
+              'out_indices', 'final_norm', 'pretrained')
+MATRICES = ('q', 'k', 'v', 'proj', 'fc1', 'fc2')
+#: How far maps times values may be from what the module gave, beside its largest value.
+TOLERANCE = 1e-5
+
+
+@dataclass
+class Candidate:
+    """A backbone of one or more configs.
+
+    Attributes:
+        backbone (dict): Its config.
+        configs (list[str]): Those that have it, by file, or names of timm's models.
+        image_size (tuple[int, int]): Height and width of the images that they take.
+    """
+
+    backbone: dict[str, Any]
+    configs: list[str]
+    image_size: tuple[int, int]
+
+    @property
+    def name(self) -> str:
+        """The first of the configs."""
+        return self.configs[0]
+
+
+def find_candidates(match: Sequence[str] = ('', )) -> list[Candidate]:
+    """The backbones of configs that MMPretrain ships, each once, in the order of files.
+
+    Args:
+        match (Sequence[str]): Of every config whose name, ``<folder>/<file>``, holds one of these.
+            Defaults to all.
+    """
+    root = Path(mmpretrain.__file__).parent / '.mim' / 'configs'
+    found: dict[str, Candidate] = {}
+    for path in sorted(root.glob('*/*.py')):
+        name = path.relative_to(root).as_posix()
+        if path.parent.name == '_base_' or not any(text in name for text in match):
+            continue
+        try:
+            cfg = Config.fromfile(path)
+        except RuntimeError as error:  # several of MMPretrain's own cannot be read
+            print(f'{name}: {_one_line(error)}', file=sys.stderr)
+            continue
+        if 'backbone' not in cfg.get('model', {}):  # multi-modal models and the like
+            continue
+        backbone = cfg.model.backbone.to_dict()
+        key = {k: v for k, v in backbone.items() if k not in IMMATERIAL}
+        digest = hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()
+        if digest in found:
+            found[digest].configs.append(name)
+        else:
+            found[digest] = Candidate(backbone, [name], _image_size(cfg))
+    return list(found.values())
+
+
+def _image_size(cfg: Config) -> tuple[int, int]:
+    size = cfg.model.backbone.get('img_size')
+    for loader in ('test_dataloader', 'train_dataloader'):
+        pipeline = cfg.get(loader, {}).get('dataset', {}).get('pipeline', [])
+        for step in pipeline:
+            size = size or step.get('crop_size') or step.get('scale')
+    size = size or 224
+    return (size, size) if isinstance(size, int) else (size[0], size[-1])
+
+
+def timm_candidates(names: Sequence[str]) -> list[Candidate]:
+    """Models of timm, by their names, within MMPretrain's ``TIMMBackbone``."""
+    import timm
+
+    return [Candidate(dict(type='TIMMBackbone', model_name=name), [f'timm:{name}'],
+                      timm.get_pretrained_cfg(name).input_size[1:]) for name in names]
+
+
+@torch.no_grad()
+def try_candidate(candidate: Candidate, max_parameters: float = float('inf')) -> Result:
+    """Build a backbone, and try all that its tap can read of one random image.
+
+    Args:
+        candidate (Candidate): The backbone.
+        max_parameters (float): One with more is built, but not tried. Defaults to no limit.
+
+    Returns:
+        dict: ``class`` and ``parameters``; where a tap knows it, ``tap``, ``blocks``,
+        ``attention`` (the blocks with maps), ``matrices`` and ``refused`` (reasons by level), or
+        ``broken``, if the tap breaks its contract: outputs change, maps times values are not what
+        the module gave, or a hook is left. Where none does, ``attentions``, how many it computes.
+        ``failed``, if the host cannot build or run it. ``skipped``, if it is too large.
+    """
+    init_default_scope('mmpretrain')
+    torch.manual_seed(0)
+    result: Result = {'class': candidate.backbone['type']}
+    try:
+        backbone = MODELS.build({k: v for k, v in candidate.backbone.items() if k != 'init_cfg'})
+        backbone.eval()
+        result['parameters'] = sum(parameter.numel() for parameter in backbone.parameters())
+        if result['parameters'] > max_parameters:
+            return dict(result, skipped=True)
+        images = torch.randn(1, 3, *candidate.image_size)
+        expected = backbone(images)
+    except Exception as error:  # whatever it is, it is the host's, and the others go on
+        return dict(result, failed=_one_line(error))
+    try:
+        tap = build_tap(backbone)
+    except ValueError:
+        return dict(result, attentions=_count_attentions(backbone, images))
+    result.update(tap=type(tap).__name__, blocks=len(tap.blocks))
+    try:
+        return dict(result, **_try_tap(tap, images, expected))
+    except (RuntimeError, ValueError) as error:
+        return dict(result, broken=_one_line(error))
+
+
+def _one_line(error: Exception) -> str:
+    return f'{type(error).__name__}: {" ".join(str(error).split())[:300]}'
+
+
+def _count_attentions(backbone: nn.Module, images: Tensor) -> int:
+    with AttentionProbe(type(backbone).__name__) as probe:
+        try:
+            backbone(images)
+        except RuntimeError:  # as where a softmax is no attention's
+            return 0
+    return len(probe.found)
+
+
+def _try_tap(tap: Tap, images: Tensor, expected: Any) -> Result:
+    refused: dict[str, str] = {}
+    attention = []
+    for layer, block in enumerate(tap.blocks):
+        try:
+            tap.check_attention(block)
+            attention.append(layer)
+        except ValueError as error:
+            refused['attention'] = str(error)
+    requests = [('patch', EMBED), *(('patch', layer) for layer in range(len(tap.blocks))),
+                *((source, layer) for source in HEADS for layer in attention)]
+    hooks = _count_hooks(tap.backbone)
+    tap.attach(requests)
+    try:
+        with tap.recording():
+            outputs = tap.backbone(images)
+            if not all(map(torch.equal, tree_leaves(outputs), tree_leaves(expected))):
+                raise RuntimeError('outputs of the backbone change while its tap records')
+            for layer in attention:
+                _check_maps(tap, layer)
+            for layer in (EMBED, *range(len(tap.blocks))):
+                if tap.record('patch', layer).shape[1] < 2:
+                    raise RuntimeError(f'layer {layer!r} has fewer than two patches')
+    finally:
+        tap.detach()
+    if _count_hooks(tap.backbone) != hooks:
+        raise RuntimeError('a hook is left after detaching')
+    return dict(attention=attention, matrices=list(_matrices(tap, refused)), refused=refused)
+
+
+def _check_maps(tap: Tap, layer: int) -> None:
+    maps, values, outputs = (tap.record(source, layer) for source in HEADS)
+    error = (maps.maps @ values.heads - outputs.heads).abs().max() / outputs.heads.abs().max()
+    if not error <= TOLERANCE:
+        raise RuntimeError(f'in block {layer} maps times values differ by {error:.1e} from what '
+                           'the attention gave')
+    for source in HEADS:
+        tap.forget(source, layer)
+
+
+def _matrices(tap: Tap, refused: dict[str, str]) -> Iterator[str]:
+    for name in MATRICES:
+        try:
+            tap.check_weights(Weights((name, )))
+        except ValueError as error:
+            refused.setdefault('weight', str(error))
+        else:
+            yield name
+
+
+def _count_hooks(backbone: nn.Module) -> int:
+    return sum(len(module._forward_hooks) + len(module._forward_pre_hooks)
+               for module in backbone.modules())
+
+
+def coverage_tables(results: dict[str, Result]) -> dict[str, str]:
+    """Markdown tables of what was found.
+
+    Args:
+        results (dict[str, dict]): Of :func:`try_candidate`, by name, each with its ``configs``.
+
+    Returns:
+        dict[str, str]: By name of the mark in a page, ``coverage-families``: a row for each tap
+        and class of backbones; and ``coverage-others``: what has no tap, or could not be tried.
+    """
+    families: dict[tuple[str, str], list[Result]] = {}
+    others = []
+    for name, result in results.items():
+        if 'refused' in result:
+            families.setdefault((result['tap'], result['class']), []).append(result)
+        elif result.get('attentions') != 0:
+            others.append((name, result['class'], _why_not(result)))
+    rows = [(f'`{tap}`', kind, str(sum(len(each['configs']) for each in found)), str(len(found)),
+             'yes', _attention(found), ', '.join(_matrices_of_all(found)) or 'no',
+             '; '.join(dict.fromkeys(reason for each in found
+                                     for reason in each['refused'].values())))
+            for (tap, kind), found in sorted(families.items())]
+    return {
+        'coverage-families': markdown_table(
+            ['tap', 'backbone', 'configs', 'distinct', 'patch', 'attention', 'weight', 'refused'],
+            rows),
+        'coverage-others': markdown_table(['config', 'backbone', 'why'], others)}
+
+
+def _why_not(result: Result) -> str:
+    if 'attentions' in result:
+        return f'no tap; {result["attentions"]} attentions'
+    if 'skipped' in result:
+        return f'{result["parameters"] / 1e9:.1f} billion parameters: not tried'
+    return f'the host fails: {result["failed"]}' if 'failed' in result else result['broken']
+
+
+def _attention(found: Sequence[Result]) -> str:
+    parts = {'yes' if len(each['attention']) == each['blocks'] else
+             'some blocks' if each['attention'] else 'no' for each in found}
+    return ', '.join(sorted(parts, reverse=True))
+
+
+def _matrices_of_all(found: Sequence[Result]) -> list[str]:
+    return [name for name in MATRICES if all(name in each['matrices'] for each in found)]

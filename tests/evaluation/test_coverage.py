@@ -1,0 +1,109 @@
+"""Trying the taps of backbones."""
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmdiverse.evaluation import coverage
+from mmdiverse.evaluation.coverage import (
+    Candidate,
+    coverage_tables,
+    find_candidates,
+    timm_candidates,
+    try_candidate,
+)
+from mmdiverse.taps.vit import VisionTransformerTap
+
+ARCH = dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=24)
+VIT = dict(type='VisionTransformer', arch=ARCH, img_size=12, patch_size=4)
+
+
+def candidate(**backbone: object) -> Candidate:
+    return Candidate(backbone, ['folder/file.py'], (12, 12))
+
+
+def test_every_level_of_a_backbone_is_tried() -> None:
+    result = try_candidate(candidate(**VIT))
+    assert (result['tap'], result['blocks']) == ('VisionTransformerTap', 2)
+    assert result['attention'] == [0, 1] and result['refused'] == {}
+    assert result['matrices'] == ['q', 'k', 'v', 'proj', 'fc1', 'fc2']
+
+
+def test_what_a_tap_refuses_has_its_reason() -> None:
+    result = try_candidate(Candidate(dict(type='EdgeNeXt', arch='xxsmall'), ['edge'], (64, 64)))
+    assert result['attention'] == [] and 'channel' in result['refused']['attention']
+
+
+@pytest.mark.parametrize('method, wrong, message', [
+    ('block_output', lambda tap, output: output.mul_(2), 'outputs of the backbone change'),
+    ('_split_heads', lambda tap, tensor, layer: tensor * 2, 'maps times values differ by'),
+    ('detach', lambda tap: None, 'a hook is left'),
+])
+def test_a_tap_that_breaks_the_contract_is_found(monkeypatch, method, wrong, message) -> None:
+    kind = VisionTransformerTap if method != '_split_heads' else coverage.build_tap(
+        coverage.MODELS.build(BEIT)).__class__
+    monkeypatch.setattr(kind, method, wrong)
+    backbone = BEIT if method == '_split_heads' else VIT
+    assert message in try_candidate(candidate(**backbone))['broken']
+
+
+BEIT = dict(type='mmpretrain.BEiTViT', arch=ARCH, img_size=12, patch_size=4)
+
+
+def test_a_backbone_without_tap_is_told_by_whether_it_has_attention(monkeypatch) -> None:
+    assert try_candidate(Candidate(dict(type='ResNet', depth=18), ['r'], (32, 32)))[
+        'attentions'] == 0
+    monkeypatch.setattr(VisionTransformerTap, 'matches', lambda backbone: False)
+    assert try_candidate(candidate(**VIT))['attentions'] == 2
+
+
+def test_what_the_host_cannot_build_is_its_failure() -> None:
+    assert 'num_stages' in try_candidate(candidate(**VIT, num_stages=1))['failed']
+
+
+def test_a_large_backbone_is_not_tried() -> None:
+    result = try_candidate(candidate(**VIT), max_parameters=100)
+    assert result['skipped'] and 'tap' not in result
+
+
+def test_configs_with_the_same_backbone_are_one_candidate() -> None:
+    assert [each.image_size for each in find_candidates(['deit/deit-base'])].count((384, 384)) == 2
+    found = find_candidates(['vision_transformer/vit-base-p16_'])
+    assert sum(len(each.configs) for each in found) > len(found)
+
+
+def test_models_of_timm_have_their_image_size() -> None:
+    found, = timm_candidates(['vit_base_patch16_384'])
+    assert tuple(found.image_size) == (384, 384)
+
+
+def test_tables_have_a_row_for_each_tap_and_backbone() -> None:
+    known = dict(tap='ATap', blocks=2, attention=[0, 1], matrices=['q', 'k'], refused={})
+    some = dict(known, attention=[1], matrices=['q'], refused=dict(attention='for a reason'))
+    tables = coverage_tables({
+        'a': {'class': 'A', 'configs': ['a', 'b'], **known},
+        'c': {'class': 'A', 'configs': ['c'], **some},
+        'd': {'class': 'Net', 'configs': ['d'], 'attentions': 0},
+        'e': {'class': 'Other', 'configs': ['e'], 'attentions': 3},
+        'f': {'class': 'A', 'configs': ['f'], 'failed': 'KeyError: x'},
+    })
+    assert tables['coverage-families'].splitlines()[2] == \
+        '| `ATap` | A | 3 | 2 | yes | yes, some blocks | q | for a reason |'
+    assert tables['coverage-others'].splitlines()[2:] == [
+        '| e | Other | no tap; 3 attentions |', '| f | A | the host fails: KeyError: x |']
+
+
+def test_the_tool_writes_tables_and_goes_on(tmp_path: Path, monkeypatch, capsys) -> None:
+    page, out = tmp_path / 'page.md', tmp_path / 'found.json'
+    page.write_text('\n'.join(f'<!-- coverage-{name}: {end} -->' for name in ('families', 'others')
+                              for end in ('begin', 'end')))
+    tool = str(Path(__file__).parents[2] / 'tools' / 'analysis' / 'coverage.py')
+    monkeypatch.setattr(sys, 'argv', [tool, '--match', 'deit/deit-tiny', '--out', str(out),
+                                      '--insert', str(page)])
+    runpy.run_path(tool, run_name='__main__')
+    assert '| `VisionTransformerTap` | VisionTransformer |' in page.read_text()
+    assert 'DeiT' not in capsys.readouterr().err
+    monkeypatch.setattr(coverage, 'try_candidate', lambda *args: torch.empty(-1))
+    runpy.run_path(tool, run_name='__main__')
