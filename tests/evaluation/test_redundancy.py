@@ -25,7 +25,6 @@ from mmdiverse.evaluation.redundancy import (
     summarize,
 )
 from mmdiverse.measures import MEASURES
-from mmdiverse.registry import TAPS
 from mmdiverse.taps.base import Weights
 from tests import reference
 from tests.measures.cases import CASES, assert_agrees
@@ -34,10 +33,12 @@ from tests.taps.families import FAMILIES, Family
 from tests.taps.families.swin import swin
 from tests.taps.families.vit import vit
 
-# Those whose attention can be seen by hooks, as the reference here does.
-HOOKED = [family for family in FAMILIES if not TAPS.get(family.tap).probed]
-BY_NAME = {family.name: family for family in HOOKED}
+BY_NAME = {family.name: family for family in FAMILIES}
 VIT, SWIN = BY_NAME['vit'], BY_NAME['swin']
+# Those whose queries, keys and outputs of heads hooks see, as the reference here needs, and which
+# draw no masks.
+HOOKED = [family for family in FAMILIES
+          if family.tap in (VIT.tap, SWIN.tap) and family.name != 'mae'] + [BY_NAME['timm']]
 OF_IMAGES = [name for name, measure in MEASURES.items() if measure.captured != 'weight']
 OF_WEIGHTS = [name for name in MEASURES if name not in OF_IMAGES]
 SUBSAMPLED = [name for name in OF_IMAGES if MEASURES[name].subsampled]
