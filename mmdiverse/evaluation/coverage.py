@@ -22,7 +22,24 @@ from ..taps.probe import AttentionProbe
 from .measurement import Result
 
 #: Models of timm that are tried, one or more of each family.
-TIMM_MODELS = ('vit_small_patch16_224', 'deit_small_distilled_patch16_224')
+TIMM_MODELS = tuple('''
+    vit_tiny_patch16_224 vit_small_patch32_224 vit_base_patch16_224 vit_base_patch16_clip_224
+    vit_small_patch14_dinov2 vit_small_patch14_reg4_dinov2 vit_base_patch16_siglip_224
+    vit_medium_patch16_gap_256 vit_wee_patch16_reg1_gap_256 vit_pwee_patch16_reg1_gap_256
+    vit_dwee_patch16_reg1_gap_256 vit_base_patch16_rpn_224 vit_base_patch16_xp_224
+    vit_tiny_r_s16_p8_224 aimv2_large_patch14_224 flexivit_small vit_relpos_small_patch16_224
+    vit_srelpos_small_patch16_224 deit_small_patch16_224 deit_small_distilled_patch16_224
+    deit3_small_patch16_224 beit_base_patch16_224 beitv2_base_patch16_224 beit3_base_patch16_224
+    eva02_tiny_patch14_224 eva02_small_patch14_224 vit_small_patch16_dinov3
+    vit_small_plus_patch16_dinov3 vit_pe_core_tiny_patch16_384 vit_small_patch16_rope_224
+    vit_mediumd_patch16_rope_reg1_gap_256 naflexvit_base_patch16_gap samvit_base_patch16_224
+    swin_tiny_patch4_window7_224 swin_s3_tiny_224 swinv2_tiny_window8_256 swinv2_cr_tiny_224
+    twins_pcpvt_small twins_svt_small levit_128s levit_256 levit_conv_128s hiera_tiny_224
+    hiera_small_abswin_256 pit_ti_224 pit_s_224 convit_tiny cait_xxs24_224 xcit_nano_12_p16_224
+    xcit_tiny_12_p8_224 mvitv2_tiny coat_lite_tiny coat_tiny volo_d1_224 crossvit_tiny_240
+    tnt_s_patch16_224 nest_tiny davit_tiny efficientvit_m0 edgenext_xx_small mobilevit_xxs
+    mobilevitv2_050 tiny_vit_5m_224 maxvit_nano_rw_256 gcvit_xxtiny
+    '''.split())
 #: Of a backbone's config, what changes neither its modules nor what they compute in evaluation.
 IMMATERIAL = ('init_cfg', 'frozen_stages', 'drop_rate', 'drop_path_rate', 'with_cp', 'norm_eval',
               'out_indices', 'final_norm', 'pretrained')
@@ -66,7 +83,7 @@ def find_candidates(match: Sequence[str] = ('', )) -> list[Candidate]:
             continue
         try:
             cfg = Config.fromfile(path)
-        except RuntimeError as error:  # several of MMPretrain's own cannot be read
+        except Exception as error:  # several of MMPretrain's own cannot be read
             print(f'{name}: {_one_line(error)}', file=sys.stderr)
             continue
         if 'backbone' not in cfg.get('model', {}):  # multi-modal models and the like
@@ -124,7 +141,7 @@ def try_candidate(candidate: Candidate, max_parameters: float = float('inf')) ->
         if result['parameters'] > max_parameters:
             return dict(result, skipped=True)
         images = torch.randn(1, 3, *candidate.image_size)
-        expected = backbone(images)
+        expected = _forward(backbone, images)
     except Exception as error:  # whatever it is, it is the host's, and the others go on
         return dict(result, failed=_one_line(error))
     try:
@@ -138,6 +155,12 @@ def try_candidate(candidate: Candidate, max_parameters: float = float('inf')) ->
         return dict(result, broken=_one_line(error))
 
 
+def _forward(backbone: nn.Module, images: Tensor) -> Any:
+    """One pass; those that hide patches from the model hide the same ones in each."""
+    torch.manual_seed(1)
+    return backbone(images)
+
+
 def _one_line(error: Exception) -> str:
     return f'{type(error).__name__}: {" ".join(str(error).split())[:300]}'
 
@@ -145,7 +168,7 @@ def _one_line(error: Exception) -> str:
 def _count_attentions(backbone: nn.Module, images: Tensor) -> int:
     with AttentionProbe(type(backbone).__name__) as probe:
         try:
-            backbone(images)
+            _forward(backbone, images)
         except RuntimeError:  # as where a softmax is no attention's
             return 0
     return len(probe.found)
@@ -166,7 +189,7 @@ def _try_tap(tap: Tap, images: Tensor, expected: Any) -> Result:
     tap.attach(requests)
     try:
         with tap.recording():
-            outputs = tap.backbone(images)
+            outputs = _forward(tap.backbone, images)
             if not all(map(torch.equal, tree_leaves(outputs), tree_leaves(expected))):
                 raise RuntimeError('outputs of the backbone change while its tap records')
             for layer in attention:

@@ -17,17 +17,19 @@ def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines)
 
 
-def aligned_table(rows: Sequence[Sequence[str]]) -> str:
+def aligned_table(rows: Sequence[Sequence[str]], labels: int = 1) -> str:
     """A Markdown table that is a table in a terminal too.
 
     Args:
-        rows (Sequence[Sequence[str]]): First the titles. All columns but the first are of numbers.
+        rows (Sequence[Sequence[str]]): First the titles.
+        labels (int): How many columns, the first ones, are of text; the others are of numbers.
+            Defaults to 1.
     """
-    rule = ('---', *['---:'] * (len(rows[0]) - 1))
+    rule = (*['---'] * labels, *['---:'] * (len(rows[0]) - labels))
     rows = [rows[0], rule, *rows[1:]]
     widths = [max(map(len, column)) for column in zip(*rows)]
     return '\n'.join(
-        '| ' + ' | '.join(cell.rjust(width) if column else cell.ljust(width)
+        '| ' + ' | '.join(cell.ljust(width) if column < labels else cell.rjust(width)
                           for column, (cell, width) in enumerate(zip(row, widths))) + ' |'
         for row in rows)
 

@@ -1,10 +1,11 @@
 """Tables and plots of a study."""
 import csv
+import itertools
 import statistics
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -112,7 +113,7 @@ def means_table(runs: Runs) -> str:
                 spread(runs.final(model, arm, measure, seeds), digits)
                 for measure, (_, digits) in {**COMPARED, 'seconds_per_epoch': ('', 1),
                                              'peak_memory_mib': ('', 0)}.items())))
-    return aligned_table(rows)
+    return aligned_table(rows, labels=2)
 
 
 def differences_table(runs: Runs) -> str:
@@ -133,7 +134,7 @@ def differences_table(runs: Runs) -> str:
                     _interval(runs.final(model, arm, measure, seeds),
                               runs.final(model, PLAIN, measure, seeds), digits)
                     for measure, (_, digits) in COMPARED.items())))
-    return aligned_table(rows)
+    return aligned_table(rows, labels=2)
 
 
 def _interval(values: Sequence[float], plain: Sequence[float], digits: int) -> str:
@@ -151,11 +152,11 @@ def plot_accuracy(runs: Runs, path: str | Path) -> None:
         runs (Runs): Of a study.
         path (str | Path): Picture to write.
     """
-    figure, panels, colours = _figure(runs, 1)
+    figure, panels, styles = _figure(runs, 1)
     for model, (axes,) in panels.items():
         for arm in runs.arms()[model]:
             _draw_mean(axes, [runs.values[model, arm, seed]['accuracy']
-                              for seed in runs.seeds(model, arm)], colours[arm], arm, first=1)
+                              for seed in runs.seeds(model, arm)], styles[arm], arm, first=1)
         axes.set(title=model, xlabel='epoch', ylabel='accuracy (%)')
     _save(figure, panels, path)
 
@@ -167,12 +168,12 @@ def plot_similarity(runs: Runs, path: str | Path) -> None:
         runs (Runs): Of a study.
         path (str | Path): Picture to write.
     """
-    figure, panels, colours = _figure(runs, len(MEASURES))
+    figure, panels, styles = _figure(runs, len(MEASURES))
     for model, row in panels.items():
         for axes, (measure, label) in zip(row, MEASURES.items()):
             for arm in runs.arms()[model]:
                 _draw_mean(axes, [runs.values[model, arm, seed][measure]
-                                  for seed in runs.seeds(model, arm)], colours[arm], arm, first=0)
+                                  for seed in runs.seeds(model, arm)], styles[arm], arm, first=0)
             axes.set(title=f'{model}: {label}', xlabel='block', ylim=(0, None))
     _save(figure, panels, path)
 
@@ -184,36 +185,49 @@ def plot_tradeoff(runs: Runs, path: str | Path) -> None:
         runs (Runs): Of a study.
         path (str | Path): Picture to write.
     """
-    figure, panels, colours = _figure(runs, len(MEASURES))
+    figure, panels, styles = _figure(runs, len(MEASURES))
     for model, row in panels.items():
         for axes, (measure, label) in zip(row, MEASURES.items()):
             for arm in runs.arms()[model]:
                 seeds = runs.seeds(model, arm)
                 axes.scatter(runs.final(model, arm, measure, seeds),
-                             runs.final(model, arm, 'accuracy', seeds), color=colours[arm],
-                             label=arm, s=22)
+                             runs.final(model, arm, 'accuracy', seeds), s=22, label=arm,
+                             color=styles[arm].colour, marker=styles[arm].marker)
             axes.set(title=model, xlabel=label, ylabel='accuracy (%)')
     _save(figure, panels, path)
 
 
-def _figure(runs: Runs, columns: int) -> tuple[Figure, dict[str, np.ndarray], dict[str, Any]]:
-    """A row of panels for each model, and a colour for each arm."""
-    arms = list(dict.fromkeys(arm for each in runs.arms().values() for arm in each))
-    palette = matplotlib.colormaps['tab10'].colors
-    others = (colour for colour in palette * (1 + len(arms) // 10) if colour != palette[7])
-    colours = {arm: palette[7] if arm == PLAIN else next(others) for arm in arms}
+class _Style(NamedTuple):
+    colour: tuple[float, ...]
+    line: str
+    marker: str
+
+
+def _choose_styles(arms: Iterable[str]) -> dict[str, _Style]:
+    """Grey for the plain arm; nine colours for others, of solid lines, then of dashed ones."""
+    colours = list(matplotlib.colormaps['tab10'].colors)
+    grey = colours.pop(7)
+    marks = [('-', 'o'), ('--', '^'), (':', 's'), ('-.', 'D')]
+    others = itertools.cycle(_Style(colour, *mark) for mark in marks for colour in colours)
+    return {arm: _Style(grey, *marks[0]) if arm == PLAIN else next(others)
+            for arm in dict.fromkeys(arms)}
+
+
+def _figure(runs: Runs, columns: int) -> tuple[Figure, dict[str, np.ndarray], dict[str, _Style]]:
+    """A row of panels for each model, and a style for each arm."""
+    styles = _choose_styles(arm for arms in runs.arms().values() for arm in arms)
     figure = Figure(figsize=(max(7, 4.2 * columns), 3.4 * len(runs.arms()) + 0.5),
                     layout='constrained')
     grid = figure.subplots(len(runs.arms()), columns, squeeze=False)
-    return figure, dict(zip(runs.arms(), grid)), colours
+    return figure, dict(zip(runs.arms(), grid)), styles
 
 
-def _draw_mean(axes: Any, series: Sequence[Sequence[float]], colour: Any, label: str,
+def _draw_mean(axes: Any, series: Sequence[Sequence[float]], style: _Style, label: str,
                first: int) -> None:
     points = np.array(series)
     x = range(first, first + points.shape[1])
-    axes.plot(x, points.mean(0), color=colour, label=label)
-    axes.fill_between(x, points.min(0), points.max(0), color=colour, alpha=0.15, linewidth=0)
+    axes.plot(x, points.mean(0), color=style.colour, linestyle=style.line, label=label)
+    axes.fill_between(x, points.min(0), points.max(0), color=style.colour, alpha=0.15, linewidth=0)
     axes.xaxis.get_major_locator().set_params(integer=True)
 
 

@@ -9,6 +9,7 @@ import pytest
 from scipy import stats
 
 from mmdiverse.evaluation.study import COLUMNS
+from mmdiverse.report import study
 from mmdiverse.report.study import (
     Runs,
     differences_table,
@@ -109,6 +110,14 @@ def test_failed_runs_are_kept_apart(rows, tmp_path: Path) -> None:
 def test_plots_are_drawn(runs: Runs, plot, tmp_path: Path) -> None:
     plot(runs, tmp_path / 'plot.png')
     assert cv2.imread(str(tmp_path / 'plot.png')).std() > 5
+
+
+def test_no_two_arms_look_alike() -> None:
+    arms = ['plain', *map(str, range(30))]
+    styles = study._choose_styles(arms)
+    assert list(styles) == arms
+    assert len({(style.colour, style.line) for style in styles.values()}) == len(arms)
+    assert len({(style.colour, style.marker) for style in styles.values()}) == len(arms)
 
 
 @pytest.mark.parametrize('change, message', [
