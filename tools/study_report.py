@@ -34,8 +34,8 @@ def parse_args() -> argparse.Namespace:
                         help='default: work_dirs/study/<name of the study>/results.csv')
     parser.add_argument('--out', type=Path, metavar='FOLDER', help='default: beside the results')
     parser.add_argument('--insert', nargs='+', type=Path, default=[], metavar='PAGE',
-                        help='Markdown pages with marks for the tables study-means or '
-                             'study-differences')
+                        help='Markdown pages with marks for the tables <name of the study>-means '
+                             'or <name of the study>-differences')
     return parser.parse_args()
 
 
@@ -49,7 +49,8 @@ def main() -> None:
             raise ValueError(f'{results}: no run has ended yet')
         out = args.out or results.parent
         out.mkdir(parents=True, exist_ok=True)
-        tables = {'study-means': means_table(runs), 'study-differences': differences_table(runs)}
+        tables = {f'{study.name}-means': means_table(runs),
+                  f'{study.name}-differences': differences_table(runs)}
         failed = [f'{model}, {arm}, seed {seed}: {status}'
                   for (model, arm, seed), status in runs.failed.items()]
         text = '\n\n'.join([*tables.values(), *['\n'.join(failed)] * bool(failed)])

@@ -142,8 +142,8 @@ def test_command_writes_tables_and_plots_and_fills_pages(rows, tmp_path: Path, m
                                                          capsys) -> None:
     monkeypatch.setattr('mmdiverse.evaluation.study.load_study', lambda path: SmallStudy())
     page = tmp_path / 'page.md'
-    page.write_text('before\n<!-- study-differences: begin -->\nold\n'
-                    '<!-- study-differences: end -->\nafter\n')
+    page.write_text('before\n<!-- small-differences: begin -->\nold\n'
+                    '<!-- small-differences: end -->\nafter\n')
     tool = Path(__file__).parents[2] / 'tools' / 'study_report.py'
     monkeypatch.setattr(sys, 'argv', [
         str(tool), 'study.yaml', '--results', str(write(rows, tmp_path / 'results.csv')), '--out',
