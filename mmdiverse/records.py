@@ -380,9 +380,12 @@ class AttentionRecord(Record):
     def keep_tokens(self, items: Tensor, tokens: Tensor) -> 'AttentionRecord':
         r"""Attention among all prefix tokens and some others, of some items.
 
-        .. math:: A'_{hij} = A_{hij} / \textstyle\sum_{j' \text{ kept}} A_{hij'}
+        .. math:: A'_{hij} = \frac{A_{hij} + \varepsilon}
+            {\sum_{j' \text{ kept}} (A_{hij'} + \varepsilon)}
 
-        Rows still sum to 1, as if the other tokens had been masked; see :class:`TokenRecord`.
+        Rows still sum to 1, as if the other tokens had been masked; see :class:`TokenRecord`. The
+        :math:`\varepsilon`, far below what rounding takes, makes a row even of which softmax had
+        left nothing to the tokens kept.
 
         Raises:
             ValueError: If keys are not the same tokens as queries.
@@ -396,6 +399,7 @@ class AttentionRecord(Record):
         if self._q is None:
             rows = _tokens_of(self.maps, items, kept)
             maps = _tokens_of(rows.mT, torch.arange(len(items), device=items.device), kept).mT
+            maps = maps + torch.finfo(maps.dtype).tiny**0.5  # which has a square, as gradients need
             return self._like(AttentionRecord(self.layer, maps=maps / maps.sum(-1, keepdim=True)))
         return self._like(AttentionRecord(self.layer, q=_tokens_of(self._q, items, kept),
                                           k=_tokens_of(self._k, items, kept), scale=self._scale))

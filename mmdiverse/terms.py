@@ -134,9 +134,10 @@ class DiversityTerm:
         Raises:
             ValueError: If a layer or a weight matrix does not exist there.
         """
+        layers = tap.resolve_layers(self.layers, self.on)
         if self.on == 'weight':
-            tap.check_weights(self.weights)
-        return tap.resolve_layers(self.layers, self.on)
+            tap.check_weights(self.weights, layers)
+        return layers
 
     def requests(self, tap: Tap) -> list[Request]:
         """What the tap has to capture for this term: nothing at weight level."""

@@ -181,3 +181,25 @@ def test_merged_weights_keep_their_order_and_are_grouped_by_shape() -> None:
     assert square.shape == (5, 4, 4) and wide.shape == (1, 4, 8)
     assert torch.equal(square.vectors(), torch.cat([a, c]))
     assert square.parts()[0] is a
+
+
+KEPT = torch.tensor([0]), torch.tensor([[0, 1, 2]])  # of four tokens
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize('kept', [-10., -60., -95., -200., -800.])
+def test_rows_sum_to_one_where_next_to_nothing_went_to_the_tokens_kept(kept: float,
+                                                                       dtype: torch.dtype) -> None:
+    scores = torch.zeros(1, 2, 4, 4, dtype=dtype)
+    scores[0, 0, :, :3] = kept
+    scores.requires_grad_()
+    maps = AttentionRecord(maps=scores.softmax(-1)).keep_tokens(*KEPT).maps
+    torch.testing.assert_close(maps, torch.full_like(maps, 1 / 3))
+    maps[..., 0].log().sum().backward()
+    assert scores.grad.isfinite().all()
+
+
+def test_rows_of_tokens_kept_are_those_of_a_softmax_over_them() -> None:
+    scores = 5 * torch.randn(1, 2, 4, 4, dtype=torch.float64)
+    maps = AttentionRecord(maps=scores.softmax(-1)).keep_tokens(*KEPT).maps
+    torch.testing.assert_close(maps, scores[:, :, :3, :3].softmax(-1), rtol=1e-14, atol=0)

@@ -2,7 +2,7 @@
 import signal
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,18 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ..datasets.audit_images import build_loader, evenly_spaced, open_images
-from ..taps import build_tap
+from ..records import AttentionRecord
+from ..taps import Tap, build_tap
 from .measurement import ProgressLine, describe_machine
 from .model_loading import LoadedModel, load_model
-from .redundancy import RedundancyMeter, Values, find_grid, quarter_energy, summarize
+from .redundancy import (
+    Gap,
+    RedundancyMeter,
+    Values,
+    find_key_grid,
+    quarter_energy,
+    summarize,
+)
 
 #: What names a model, see :func:`~mmdiverse.evaluation.model_loading.load_model`; with a
 #: checkpoint, a pair of both.
@@ -38,7 +46,8 @@ class Example:
         pixels (Tensor): ``(H, W, 3)``, RGB in uint8, as the model sees it.
         maps (dict[int, Tensor]): By block, ``(heads, h, w)`` over the grid of patches: how the
             class token attends or, where there is none, the mean over all patches. Rows sum to
-            at most 1. Blocks with several windows are left out.
+            at most 1. Blocks without maps, with several windows, or whose patches have no known
+            place are left out.
     """
 
     name: str
@@ -55,11 +64,13 @@ class ModelAudit:
         facts (dict): Source, checkpoint, backbone, sizes.
         layers (dict[str, list]): Of each measure, the layers that its values belong to.
         values (dict): Of each measure, what ``RedundancyMeter.compute`` gives; curves of
-            energies at :data:`CURVE` shares of the components.
+            energies at :data:`CURVE` shares of the components. Measures of a level that the model
+            lacks are left out.
         per_head (dict[str, dict[str, list[Tensor]]]): Of each measure at weight level and each
             matrix that heads share, ``(H,)`` for every block.
         summary (dict[str, list[float]]): One number for each layer.
         examples (list[Example]): Attention to a few images.
+        gaps (list[Gap]): What is not measured, and why.
     """
 
     name: str
@@ -69,6 +80,7 @@ class ModelAudit:
     per_head: dict[str, dict[str, list[Tensor]]]
     summary: dict[str, list[float]]
     examples: list[Example]
+    gaps: list[Gap] = field(default_factory=list)
 
 
 @dataclass
@@ -116,7 +128,8 @@ def audit(models: ModelLike | Sequence[ModelLike | tuple[ModelLike, str | Path |
         device (str | torch.device, optional): Defaults to a GPU where there is one.
         names (Sequence[str], optional): Of the models, instead of those that they suggest.
         measures (Sequence[str] | str): Names in :data:`mmdiverse.measures.MEASURES`. Defaults to
-            ``'all'``.
+            ``'all'``, but for those of attention maps of a model that has none: a warning and the
+            report say so.
 
     Returns:
         Audit: Everything that was measured.
@@ -125,7 +138,7 @@ def audit(models: ModelLike | Sequence[ModelLike | tuple[ModelLike, str | Path |
         TypeError: If ``measures`` is no list of names.
         ValueError: If a model cannot be found, is no vision transformer that a tap knows, or its
             checkpoint does not fit; if there are no images, none can be read, or a number is below
-            1; or a name is unknown.
+            1; or a name is unknown, or of something that a model lacks.
         OSError: If a file cannot be read, or the folder not be written.
         KeyboardInterrupt: If it was interrupted before the first image.
     """
@@ -144,9 +157,7 @@ def audit(models: ModelLike | Sequence[ModelLike | tuple[ModelLike, str | Path |
     with ExitStack() as stack:
         meters = []
         for model in loaded:
-            tap = build_tap(model.model.backbone)
-            meter = RedundancyMeter(model.model.backbone, measures, tuple(tap.points.matrices),
-                                    embed=True)
+            meter = RedundancyMeter(model.backbone, measures, 'all', embed=True)
             stack.callback(meter.detach)
             meters.append(meter)
         loaders = [build_loader(open_images(images, model.pipeline, num_images), batch_size,
@@ -200,10 +211,10 @@ def _measure(models: Sequence[LoadedModel], meters: Sequence[RedundancyMeter],
                 if indices:
                     data = model.model.data_preprocessor(dict(inputs=inputs), False)
                     with meter.measuring(subsample):
-                        model.model.backbone(data['inputs'])
+                        model.backbone(data['inputs'])
                     if not kept:
                         names = [loaders[0].dataset.names[index] for index in indices]
-                        kept += _look(model.model, inputs[:NUM_EXAMPLES], names)
+                        kept += _look(model, meter.blocks_with_maps, inputs[:NUM_EXAMPLES], names)
                 progress.advance(len(indices) + len(batch['unreadable']))
             seen['measured'] += len(indices)
             seen['subsampled'] += sum(subsample)
@@ -244,19 +255,20 @@ def _ctrl_c_noted() -> Iterator[list[bool]]:
         signal.signal(signal.SIGINT, before)
 
 
-def _look(model: nn.Module, images: Tensor | list[Tensor], names: Sequence[str]) -> list[Example]:
-    """How a model attends to a few images ``(B, C, H, W)``."""
-    inputs = model.data_preprocessor(dict(inputs=images), False)['inputs']
+def _look(model: LoadedModel, blocks: Sequence[int], images: Tensor | list[Tensor],
+          names: Sequence[str]) -> list[Example]:
+    """How blocks with maps attend to a few images ``(B, C, H, W)``."""
+    inputs = model.model.data_preprocessor(dict(inputs=images), False)['inputs']
     tap = build_tap(model.backbone)
-    blocks = range(len(tap.blocks))
     tap.attach(('maps', layer) for layer in blocks)
+    maps = {}
     try:
         with tap.recording():
             model.backbone(inputs)
-            records = [tap.record('maps', layer) for layer in blocks]
-            maps = {record.layer: _attention_to_patches(record.maps, tap.num_prefix,
-                                                        inputs.shape[-2:])
-                    for record in records if len(record.maps) == len(inputs)}
+            for layer in blocks:
+                for record in tap.records('maps', layer):
+                    with suppress(ValueError):  # such as windows, which lie anywhere
+                        maps[layer] = _attention_to_patches(tap, record, inputs)
     finally:
         tap.detach()
     return [Example(name, pixels.flip(0).permute(1, 2, 0).cpu(),
@@ -264,19 +276,27 @@ def _look(model: nn.Module, images: Tensor | list[Tensor], names: Sequence[str])
             for index, (name, pixels) in enumerate(zip(names, images))]
 
 
-def _attention_to_patches(maps: Tensor, num_prefix: int, image_size: Sequence[int]) -> Tensor:
-    """``(B, H, h, w)``: by the class token, or on average by the patches where there is none."""
-    attention = maps[:, :, 0] if num_prefix else maps.mean(2)
-    return attention[..., num_prefix:].unflatten(
-        -1, find_grid(maps.size(-1) - num_prefix, image_size)).cpu().clone()  # not the whole maps
+def _attention_to_patches(tap: Tap, record: AttentionRecord, inputs: Tensor) -> Tensor:
+    """``(B, H, h, w)``: by the class token, or on average by the patches where there is none.
+
+    Raises:
+        ValueError: If these have no known place in the image.
+    """
+    if record.shape[0] != len(inputs):
+        raise ValueError('a window is no whole image')
+    prefix = record.num_prefix
+    attention = record.maps[:, :, 0] if prefix else record.maps.mean(2)
+    return attention[..., prefix:].unflatten(
+        -1, find_key_grid(tap, record, len(inputs), inputs.shape[-2:])).cpu().clone()
 
 
 def _collect(model: LoadedModel, meter: RedundancyMeter, examples: list[Example]) -> ModelAudit:
     values = meter.compute()
     tap = meter.tap
     blocks = range(len(tap.blocks))
-    per_head = meter.measure_weights([name for name in HEAD_MATRICES if name in meter.matrices],
-                                     per_head=True)
+    shared = [name for name in HEAD_MATRICES
+              if name in meter.matrices and meter.blocks_with(name, per_head=True)]
+    per_head = meter.measure_weights(shared, per_head=True) if shared else {}
     summary, layers = {}, {}
     for measure in meter.measures:
         name = measure.name
@@ -287,14 +307,23 @@ def _collect(model: LoadedModel, meter: RedundancyMeter, examples: list[Example]
                             for matrix, curves in values[name].items()}
             per_head[name] = {matrix: [torch.tensor([quarter_energy(head) for head in heads])
                                        for heads in curves]
-                              for matrix, curves in per_head[name].items()}
+                              for matrix, curves in per_head.get(name, {}).items()}
     facts = dict(source=model.source, checkpoint=model.checkpoint,
                  backbone=type(getattr(tap.backbone, 'timm_model', tap.backbone)).__name__,
-                 num_blocks=len(blocks), num_heads=[tap.count_heads(layer) for layer in blocks],
+                 num_blocks=len(blocks), num_heads=_count_heads(tap),
                  num_prefix=tap.num_prefix, matrices=list(meter.matrices),
                  num_parameters=sum(p.numel() for p in tap.backbone.parameters()),
                  image_size=list(examples[0].pixels.shape[:2]))
-    return ModelAudit(model.name, facts, layers, values, per_head, summary, examples)
+    return ModelAudit(model.name, facts, layers, values, per_head, summary, examples,
+                      meter.gaps(HEAD_MATRICES))
+
+
+def _count_heads(tap: Tap) -> list[int]:
+    """Of every block; none where blocks have several attentions."""
+    try:
+        return [tap.count_heads(layer) for layer in range(len(tap.blocks))]
+    except ValueError:
+        return []
 
 
 def _curve(energy: Tensor) -> Tensor:

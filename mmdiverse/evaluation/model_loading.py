@@ -1,5 +1,6 @@
 """A vision transformer with its weights, from whatever names it, and what its images go through."""
 import difflib
+import inspect
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ from torch import Tensor, nn
 from ..config import load_config, type_name
 from ..model_hub import list_models
 from ..taps import build_tap
+from ..taps.base import find_backbone
 
 TIMM = 'timm:'
 #: What `checkpoint` says of a model that came with its weights.
@@ -37,6 +39,9 @@ AS_GIVEN = 'as given'
 LOAD = dict(type='LoadImageFromFile', imdecode_backend='pillow')
 PACK = dict(type='PackInputs')
 RESIZING = {'Resize', 'ResizeEdge', 'CenterCrop', 'EfficientNetCenterCrop'}
+
+#: Classifiers of MMPretrain that hold a whole model, whose keys in a checkpoint have no prefix.
+WHOLE = ('TimmClassifier', 'HuggingFaceClassifier')
 
 #: At most so many keys are named of a checkpoint that does not fit.
 NAMED = 4
@@ -51,7 +56,8 @@ class LoadedModel:
         source (str): What was asked for.
         checkpoint (str, optional): Where its weights are from; None for random initial weights.
         model (nn.Module): MMPretrain classifier in evaluation mode, on the device. Only weights of
-            its backbone are loaded.
+            its backbone are loaded, which of a ``TimmClassifier`` or ``HuggingFaceClassifier`` is
+            the whole model.
         pipeline (list[dict]): MMPretrain transforms. The first loads ``img_path``, with Pillow;
             without it, the others take a BGR ``img`` in uint8. The last is ``PackInputs``.
         digits (bool): Whether its config is tested on :class:`mmdiverse.datasets.Digits`.
@@ -63,6 +69,11 @@ class LoadedModel:
     model: nn.Module
     pipeline: list[dict]
     digits: bool
+
+    @property
+    def backbone(self) -> nn.Module:
+        """What taps read of the model."""
+        return find_backbone(self.model)
 
 
 def load_model(model: str | Path | Config | nn.Module, checkpoint: str | Path | None = None,
@@ -80,8 +91,8 @@ def load_model(model: str | Path | Config | nn.Module, checkpoint: str | Path | 
         name (str, optional): Instead of the name that ``model`` suggests.
 
     Raises:
-        ValueError: If there is no such model, no tap knows its backbone, it has no weights, or
-            those of the checkpoint do not fit every parameter of the backbone.
+        ValueError: If there is no such model, no tap knows its backbone or it masks patches, it has
+            no weights, or those of the checkpoint do not fit every parameter of the backbone.
         OSError: If a file cannot be read, or weights cannot be downloaded.
     """
     # Of the CPU alone, where models are built; fork_rng would otherwise look after every GPU.
@@ -95,16 +106,18 @@ def load_model(model: str | Path | Config | nn.Module, checkpoint: str | Path | 
             suggested, source, config, checkpoint = _find_config(model, checkpoint)
             cfg = config.to_dict()
             classifier = _build(cfg, source)
-        if not isinstance(classifier, BaseClassifier) or not hasattr(classifier, 'backbone'):
+        backbone = find_backbone(classifier)
+        if not isinstance(classifier, BaseClassifier) or backbone is None:
             raise _no_classifier(source, type(classifier).__name__)
-        build_tap(classifier.backbone)  # before weights are read or even downloaded
+        build_tap(backbone)  # before weights are read or even downloaded
+        _check_unmasked(backbone, source)
         if source.startswith(TIMM):
-            checkpoint = _load_timm_weights(classifier.backbone.timm_model, source, checkpoint)
+            checkpoint = _load_timm_weights(backbone.timm_model, source, checkpoint)
         elif checkpoint is not None:
-            state = {key.removeprefix('backbone.'): value
-                     for key, value in read_state(checkpoint).items()
-                     if key.startswith('backbone.')}
-            _load_weights(classifier.backbone, state, source, checkpoint)
+            prefix = '' if type(classifier).__name__ in WHOLE else 'backbone.'
+            state = {key.removeprefix(prefix): value
+                     for key, value in read_state(checkpoint).items() if key.startswith(prefix)}
+            _load_weights(backbone, state, source, checkpoint)
         elif isinstance(model, nn.Module):
             checkpoint = AS_GIVEN
         elif _starts_pretrained(cfg['model']):
@@ -117,7 +130,7 @@ def load_model(model: str | Path | Config | nn.Module, checkpoint: str | Path | 
     dataset = _test_dataset(cfg)
     return LoadedModel(
         name or suggested, source, None if checkpoint is None else str(checkpoint), classifier,
-        _make_pipeline(dataset, _image_size(classifier.backbone)),
+        _make_pipeline(dataset, _image_size(backbone)),
         type_name(dataset) == 'mmdiverse.Digits')
 
 
@@ -205,7 +218,8 @@ def _timm_config(source: str, checkpoint: str | Path | None) -> Config:
 
 def _build(cfg: dict, source: str) -> nn.Module:
     model = cfg.get('model') or {}
-    if 'backbone' not in model:  # said before a language model is built
+    # Said before a language model is built.
+    if 'backbone' not in model and type_name(model) not in WHOLE:
         raise _no_classifier(source, type_name(model) or 'config without `model`')
     return MODELS.build({'data_preprocessor': cfg.get('data_preprocessor'), **deepcopy(model)})
 
@@ -213,6 +227,18 @@ def _build(cfg: dict, source: str) -> nn.Module:
 def _no_classifier(source: str, got: str) -> ValueError:
     return ValueError(f'the audit reads image classifiers of MMPretrain with a `backbone`, but '
                       f'{source} is a {got}')
+
+
+def _check_unmasked(backbone: nn.Module, source: str) -> None:
+    """Raise ValueError for a backbone that masks patches unless it is told not to."""
+    _, *others = inspect.signature(backbone.forward).parameters.values()
+    if any(other.name == 'mask' and other.default is not None or
+           other.kind is other.POSITIONAL_OR_KEYWORD and other.default is other.empty
+           for other in others):
+        kind = type(backbone)
+        plain = next(base.__name__ for base in kind.__mro__ if 'selfsup' not in base.__module__)
+        raise ValueError(f'{source} has the backbone {kind.__name__}, which masks patches for '
+                         f"pre-training; audit its weights in the backbone '{plain}'")
 
 
 def _starts_pretrained(model: Any) -> bool:
@@ -326,8 +352,10 @@ def _test_dataset(cfg: dict) -> dict:
 
 def _image_size(backbone: nn.Module) -> tuple[int, int]:
     embedding = getattr(getattr(backbone, 'timm_model', backbone), 'patch_embed', None)
-    return to_2tuple(getattr(embedding, 'init_input_size', None) or
-                     getattr(embedding, 'img_size', None) or 224)
+    size = (getattr(holder, name, None) for holder, name in (
+        (embedding, 'init_input_size'), (embedding, 'img_size'), (backbone, 'img_size'),
+        (getattr(backbone, 'config', None), 'image_size')))  # the last of Hugging Face
+    return to_2tuple(next(filter(None, size), 224))
 
 
 def _fit(size: tuple[int, int], crop: float = 1., interpolation: str = 'bicubic',

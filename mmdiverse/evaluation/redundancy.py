@@ -1,20 +1,25 @@
 """Measures of redundancy of a model at work: their means over all images it sees."""
 import itertools
+import logging
 import math
 import statistics
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from mmengine.dist import all_reduce
+from mmengine.logging import print_log
+from mmpretrain.models.utils import to_2tuple
 from torch import Tensor, nn
 
 from ..losses.base import off_diagonal
 from ..measures import Measure, find_measures
 from ..records import AttentionRecord, HeadRecord, Record, TokenRecord
-from ..taps import build_tap
-from ..taps.base import EMBED, Layer, Weights
+from ..taps import Tap, build_tap
+from ..taps.base import EMBED, Layer, Weights, find_backbone
+from ..taps.windows import WindowTap
 
 #: Entries of maps or Gram matrices that are worked on at a time, on a CPU few enough for its cache.
 CPU_BUDGET, GPU_BUDGET = 2**20, 2**26
@@ -67,36 +72,75 @@ class RunningMean:
         return total / count
 
 
+@dataclass(frozen=True)
+class Gap:
+    """What of a model is not measured.
+
+    Attributes:
+        measures (list[str]): Names of the measures.
+        layers (list[int]): The blocks.
+        reason (str): Why.
+        matrix (str): At weight level, the matrix; otherwise nothing.
+    """
+
+    measures: list[str]
+    layers: list[int]
+    reason: str
+    matrix: str = ''
+
+    def __str__(self) -> str:
+        of = f' of {self.matrix}' if self.matrix else ''
+        return f'{", ".join(self.measures)}{of} in {name_blocks(self.layers)}: {self.reason}'
+
+
 class RedundancyMeter:
     """Measures a backbone in every forward pass that it makes within :meth:`measuring`.
 
     Memory does not grow with the number of images. Values do not depend on how images are batched
     or shared out to processes, but for the rounding of the model itself.
 
+    Blocks that lack what a measure is of are left out: those without attention maps at attention
+    level, and those without a matrix, whose values are NaN, at weight level. A warning says which,
+    and :meth:`gaps`.
+
     Args:
         backbone (nn.Module): One that a tap knows.
-        measures (Sequence[str] | str): Names in :data:`mmdiverse.measures.MEASURES`, or ``'all'``.
-        matrices (Sequence[str]): At weight level, among ``q``, ``k``, ``v``, ``proj``, ``fc1`` and
-            ``fc2``. Defaults to the first three, as in a diversity term.
+        measures (Sequence[str] | str): Names in :data:`mmdiverse.measures.MEASURES`; or ``'all'``
+            or ``'default'``, but for those of a level that no block has.
+        matrices (Sequence[str] | str): At weight level, among ``q``, ``k``, ``v``, ``proj``,
+            ``fc1`` and ``fc2``, or ``'all'`` that there are. Defaults to the first three, as in a
+            diversity term.
         embed (bool): Whether measures of tokens start with the input of the first block. Defaults
             to False.
 
     Attributes:
         measures (list[Measure]): Those of these names.
+        matrices (tuple[str, ...]): Names of the matrices.
         tap (Tap): What reads the backbone.
+        blocks_with_maps (list[int]): Those that attention level is of.
         images (int): How many were measured, in this process.
 
     Raises:
         TypeError: If ``measures`` is no list of names.
-        ValueError: If a name is unknown, no tap knows the backbone, or it lacks what is measured.
+        ValueError: If a name is unknown, no tap knows the backbone, or no block has what a measure
+            asked for by name is of.
     """
 
     def __init__(self, backbone: nn.Module, measures: Sequence[str] | str = 'all',
-                 matrices: Sequence[str] = Weights().matrices, embed: bool = False) -> None:
+                 matrices: Sequence[str] | str = Weights().matrices, embed: bool = False) -> None:
         self.measures = find_measures(measures)
         self.tap = build_tap(backbone)
-        self.matrices = tuple(matrices)
-        self.tap.check_weights(Weights(self.matrices))
+        self._without_maps = self._refused(self.tap.check_attention, self.tap.blocks)
+        self.blocks_with_maps = [layer for layer in range(len(self.tap.blocks))
+                                 if layer not in self._without_maps]
+        self.matrices = self._find_matrices(matrices)
+        #: Blocks whose patches have no distances, and why.
+        self._without_grid: dict[int, str] = {}
+        self._left_out: list[Gap] = []
+        self._leave_out(by_name=not isinstance(measures, str))
+        for gap in self.gaps():
+            print_log(f'not measured of {type(self.tap.backbone).__name__}: {gap}', 'current',
+                      logging.WARNING)
         self._embed = [EMBED] if embed else []
         self._active = False
         self._subsample: Sequence[bool] | None = None
@@ -113,14 +157,87 @@ class RedundancyMeter:
             self.tap.backbone.register_forward_hook(self._after_forward, always_call=True),
         ] if self._requests else []
 
+    @staticmethod
+    def _refused(check: Callable[..., None], blocks: Iterable) -> dict[int, str]:
+        """The blocks that a tap refuses, with its reason, but for what it says of terms."""
+        refused = {}
+        for layer, block in enumerate(blocks):
+            try:
+                check(block)
+            except ValueError as error:
+                refused[layer] = str(error).partition(';')[0]
+        return refused
+
+    def _find_matrices(self, names: Sequence[str] | str) -> tuple[str, ...]:
+        """Check names of matrices, each of which some block must have, if any has one."""
+        blocks = [self.tap.points_of(block).matrices for block in self.tap.blocks]
+        known = tuple(dict.fromkeys(itertools.chain(*blocks)))
+        if names == 'all' or not known:
+            return known
+        for name in names:
+            if name not in known:
+                self.tap.check_weights(Weights((name, )))
+        return tuple(names)
+
+    def _without(self, matrix: str, per_head: bool = False) -> dict[int, str]:
+        """The blocks that lack a matrix, or shares of heads in it, and why."""
+        weights = Weights((matrix, ), per_head=per_head)
+        return self._refused(lambda layer: self.tap.check_block_weights(layer, weights),
+                             range(len(self.tap.blocks)))
+
+    def blocks_with(self, matrix: str, per_head: bool = False) -> list[int]:
+        """The blocks that have a matrix, or shares of heads in it."""
+        without = self._without(matrix, per_head)
+        return [layer for layer in range(len(self.tap.blocks)) if layer not in without]
+
+    def _leave_out(self, by_name: bool) -> None:
+        """Leave out measures of a level that no block has."""
+        blocks = list(range(len(self.tap.blocks)))
+        lacking = {}
+        if not self.blocks_with_maps:
+            lacking['attention'] = self._without_maps[0]
+        if not self.matrices:
+            lacking['weight'] = self._refused(
+                lambda _: self.tap.check_weights(Weights()), blocks[:1])[0]
+        for level, reason in lacking.items():
+            names = [measure.name for measure in self.measures if measure.level == level]
+            if names and by_name:
+                raise ValueError(f'{names} of `measures` cannot be had: {reason}; leave them out')
+            if names:
+                self._left_out.append(Gap(names, blocks, reason))
+        self.measures = [measure for measure in self.measures if measure.level not in lacking]
+
+    def gaps(self, shared: Sequence[str] = ()) -> list[Gap]:
+        """What is not measured, of distances as far as forward passes have shown.
+
+        Args:
+            shared (Sequence[str]): Matrices in which the share of each head is measured too.
+        """
+        heads, weights = ([measure.name for measure in self.measures if measure.level == level]
+                          for level in ('attention', 'weight'))
+        gaps = [*self._left_out, *_gaps(heads, self._without_maps),
+                *_gaps(['mean_attention_distance'], self._without_grid)]
+        for matrix in self.matrices:
+            whole = {layer: f'{type(self.tap.blocks[layer]).__name__} has no such matrix'
+                     for layer in self._without(matrix)}
+            gaps += _gaps(weights, whole, matrix)
+            if matrix in shared:
+                gaps += _gaps(weights, {
+                    layer: reason for layer, reason in self._without(matrix, per_head=True).items()
+                    if layer not in whole}, f'heads in {matrix}')
+        return gaps
+
     def layers(self, measure: Measure) -> list[Layer]:
         """The layers that a measure looks at."""
         blocks: list[Layer] = list(range(len(self.tap.blocks)))
+        if measure.level == 'attention':
+            return [*self.blocks_with_maps]
         return self._embed + blocks if measure.captured == 'patch' else blocks
 
     def reset(self) -> None:
         """Forget all images."""
         self.images = 0
+        self._without_grid.clear()
         self._last_chosen = True
         self._means: dict[tuple[str, Layer | None], RunningMean] = {}
         self._rows: dict[tuple[str, Layer | None], list[Tensor]] = {}
@@ -218,20 +335,29 @@ class RedundancyMeter:
         Returns:
             dict[str, dict[str, list[Tensor]]]: By name of measure and matrix, for each block a
             tensor, in float64 on the CPU; its first dimension are the heads if ``per_head``, and
-            its last the components where the axis says so.
+            its last the components where the axis says so. NaN for a block without the matrix.
 
         Raises:
             RuntimeError: If a weight is sharded away.
-            ValueError: If ``per_head`` and heads do not share a matrix.
+            ValueError: If no block has a matrix, or with ``per_head`` no heads share it.
         """
         measures = [measure for measure in self.measures if measure.captured == 'weight']
         matrices = tuple(matrices or self.matrices)
-        self.tap.check_weights(Weights(matrices, per_head=per_head))
         values = {measure.name: {matrix: [] for matrix in matrices} for measure in measures}
         device = next(self.tap.backbone.parameters()).device
         for matrix in matrices if measures else ():
+            weights = Weights((matrix, ), per_head=per_head)
+            has = self.blocks_with(matrix, per_head)
+            self.tap.check_weights(weights, has or None)
             for layer in range(len(self.tap.blocks)):
-                record, = self.tap.records('weight', layer, Weights((matrix, ), per_head=per_head))
+                if layer not in has:
+                    for measure in measures:
+                        heads = (self.tap.count_heads(layer), ) if per_head else ()
+                        component = (1, ) if measure.axis == 'component' else ()
+                        values[measure.name][matrix].append(torch.full(
+                            heads + component, torch.nan, dtype=torch.float64))
+                    continue
+                record, = self.tap.records('weight', layer, weights)
                 for measure in measures:
                     with torch.autocast(device.type, enabled=False):
                         value = measure.function(record).double().cpu()
@@ -249,15 +375,16 @@ class RedundancyMeter:
     @torch.no_grad()
     def _on_capture(self, source: str, layer: Layer) -> None:
         """Measure heads at once, while they are in the cache, and let go of them."""
-        record = self.tap.record(source, layer)
+        records = [self.tap.record(source, layer)] if source == 'patch' else \
+            self.tap.records(source, layer)
         self.tap.forget(source, layer)
         self._seen.add((source, layer))
         if source == 'patch':
-            self._keep_tokens(record)
-        else:
+            self._keep_tokens(*records)
+        elif records:  # windows of single tokens say nothing
             # Made as the model works, measured in full precision.
-            with torch.autocast(record.device.type, enabled=False):
-                self._measure_heads(source, record)
+            with torch.autocast(records[0].device.type, enabled=False):
+                self._measure_heads(source, records)
 
     def _after_forward(self, backbone: nn.Module, args: tuple, output: Any) -> None:
         if not self.tap.stop():
@@ -318,28 +445,49 @@ class RedundancyMeter:
                 if measure.axis == 'layer pair':
                     self._add(measure, None, measure.function(parts))
 
-    def _measure_heads(self, source: str, record: AttentionRecord | HeadRecord) -> None:
+    def _measure_heads(self, source: str, records: Sequence[AttentionRecord | HeadRecord]) -> None:
+        """Measure a layer, of which windows with equally many tokens are a record."""
         measures = [measure for measure in self.measures if measure.captured == source]
         num_images, *_, height, width = self._input_shape
-        # Windows of one image are items of the batch, one after the other.
-        items = record.shape[0] // num_images
-        if any(measure.name == 'mean_attention_distance' for measure in measures):
-            # A window is square.
-            record.grid = find_grid(record.num_tokens - record.num_prefix,
-                                    (1, 1) if items > 1 else (height, width))
+        layer, windows = records[0].layer, sum(record.shape[0] for record in records)
         for measure in measures:
-            self._rows.pop((measure.name, record.layer), None)  # of an earlier call of the block
-        entries = items * record.shape[1] * record.num_tokens**2
-        for images in _slices(num_images, entries, record.device):
-            part = record.select(slice(images.start * items, images.stop * items))
-            part = part.stored() if isinstance(part, AttentionRecord) else part
-            dear = self._select_dear(measures, part, self._dear(images).repeat_interleave(items))
-            for measure in measures:
-                own = dear if measure.subsampled else part
-                if own is not None:
-                    rows = measure.function(own)
-                    self._add(measure, record.layer, rows if items == 1 else
-                              rows.unflatten(0, (-1, items)).mean(1))
+            self._rows.pop((measure.name, layer), None)  # of an earlier call of the block
+        if any(measure.name == 'mean_attention_distance' for measure in measures):
+            self._find_distances(records, (height, width))
+        for record in records:
+            # Windows of one image are items of the batch, one after the other.
+            items = record.shape[0] // num_images
+            entries = items * record.shape[1] * max(record.num_tokens**2, record.shape[2])
+            parts: dict[str, list[Tensor]] = {}
+            for images in _slices(num_images, entries, record.device):
+                part = record.select(slice(images.start * items, images.stop * items))
+                part = part.stored() if isinstance(part, AttentionRecord) else part
+                dear = self._select_dear(measures, part,
+                                         self._dear(images).repeat_interleave(items))
+                for measure in measures:
+                    own = dear if measure.subsampled else part
+                    if own is not None:
+                        parts.setdefault(measure.name, []).append(
+                            measure.function(own).unflatten(0, (-1, items)).mean(1))
+            for name, rows in parts.items():
+                share = torch.cat(rows) * (record.shape[0] / windows)
+                before = self._rows.get((name, layer))
+                self._rows[name, layer] = [share if before is None else before[0] + share]
+
+    def _find_distances(self, records: Sequence[AttentionRecord], image_size: Sequence[int]
+                        ) -> None:
+        """Note the grid on which the attention of a layer has distances, or why there is none."""
+        try:
+            if len(records) > 1:
+                raise ValueError('windows at the edge are padded, and hold fewer tokens')
+            record, = records
+            if record.shape[2] != record.num_tokens**2:
+                keys = record.shape[2] // record.num_tokens
+                raise ValueError(f'queries ({record.num_tokens}) and keys ({keys}) are not the '
+                                 'same tokens')
+            record.grid = find_key_grid(self.tap, record, self._input_shape[0], image_size)
+        except ValueError as error:
+            self._without_grid[records[0].layer] = str(error)
 
     def _dear(self, images: slice) -> Tensor:
         """Which of some images the dear measures look at."""
@@ -364,6 +512,61 @@ def _slices(count: int, entries: int, device: torch.device) -> Iterator[slice]:
         yield slice(start, min(start + size, count))
 
 
+def _gaps(measures: list[str], reasons: dict[int, str], matrix: str = '') -> list[Gap]:
+    """Gaps of blocks, those with the same reason together."""
+    return [Gap(measures, [layer for layer in reasons if reasons[layer] == reason], reason, matrix)
+            for reason in dict.fromkeys(reasons.values()) if measures]
+
+
+def name_blocks(blocks: Sequence[int]) -> str:
+    """Such as ``blocks 0, 3 to 5``."""
+    runs: list[list[int]] = []
+    for block in blocks:
+        if runs and block == runs[-1][-1] + 1:
+            runs[-1].append(block)
+        else:
+            runs.append([block])
+    parts = [part for run in runs for part in (
+        [f'{run[0]} to {run[-1]}'] if len(run) > 2 else [str(block) for block in run])]
+    return f'block{"s" * (len(blocks) > 1)} {", ".join(parts)}'
+
+
+def find_key_grid(tap: Tap, record: AttentionRecord, num_images: int, image_size: Sequence[int]
+                  ) -> tuple[int, int]:
+    """Height and width of the grid of patches that attention is to, in an image or in a window.
+
+    Args:
+        tap (Tap): What read the record.
+        record (AttentionRecord): Of some images.
+        num_images (int): How many, of which each may have several windows.
+        image_size (Sequence[int]): Height and width of an image in pixels.
+
+    Raises:
+        ValueError: If it is not known where the patches are.
+    """
+    if not tap.row_by_row:
+        raise ValueError('tokens do not stand row by row')
+    keys = record.shape[2] // record.num_tokens
+    num = keys - record.num_prefix
+    try:
+        size = tap.patch_size(record.layer)
+    except NotImplementedError:
+        size = None
+    if size is None or keys != record.num_tokens:  # pooled ones lie over all the image
+        if record.shape[0] > num_images:
+            raise ValueError('it is not known where the tokens of a window are')
+        return find_grid(num, image_size)
+    if size[0] != size[1]:
+        raise ValueError(f'a token stands for {size[0]} x {size[1]} pixels, which are no square')
+    grid = tuple(-(-side // step) for side, step in zip(image_size, size))
+    if record.shape[0] > num_images:
+        window = tap.window(tap.blocks[record.layer], grid) if isinstance(tap, WindowTap) else None
+        grid = tuple(to_2tuple(window[0])) if window else (0, 0)
+    if math.prod(grid) != num:
+        raise ValueError(f'it is not known where the {num} patches are')
+    return grid
+
+
 def find_grid(num_patches: int, image_size: Sequence[int]) -> tuple[int, int]:
     """Height and width of the grid of square patches that an image is cut into.
 
@@ -377,10 +580,9 @@ def find_grid(num_patches: int, image_size: Sequence[int]) -> tuple[int, int]:
     height, width = image_size
     side = math.sqrt(height * width / num_patches)
     grid = round(height / side), round(width / side)
-    if grid[0] * grid[1] != num_patches:
+    if math.prod(grid) != num_patches:
         raise ValueError(f'{num_patches} patches are no grid of square ones on an image of '
-                         f'{height} x {width} pixels; leave `mean_attention_distance` out of '
-                         '`measures`')
+                         f'{height} x {width} pixels')
     return grid
 
 
@@ -389,6 +591,7 @@ def summarize(measure: Measure, values: Values) -> list[float]:
 
     Heads and matrices are averaged, pairs of different heads too; of pairs of layers those of
     neighbours are taken, and of a curve of energies the value at a quarter of the components.
+    Matrices that a block lacks are left out.
 
     Args:
         measure (Measure): What was measured.
@@ -405,8 +608,13 @@ def summarize(measure: Measure, values: Values) -> list[float]:
     if measure.captured == 'weight':
         of_matrices = [[quarter_energy(value) for value in layers] if measure.axis == 'component'
                        else [value.item() for value in layers] for layers in values.values()]
-        return [statistics.fmean(layer) for layer in zip(*of_matrices)]
+        return [_mean_of_known(layer) for layer in zip(*of_matrices)]
     return [value.mean().item() for value in values]
+
+
+def _mean_of_known(values: Iterable[float]) -> float:
+    known = [value for value in values if not math.isnan(value)]
+    return statistics.fmean(known) if known else math.nan
 
 
 def name_summaries(meter: RedundancyMeter, per_layer: bool = True) -> dict[str, float]:
@@ -458,8 +666,7 @@ def measure_redundancy(model: nn.Module, batches: Iterable[dict],
     """Measure a classifier over batches of images.
 
     Args:
-        model (nn.Module): A classifier with a ``backbone`` that a tap knows. It is left in
-            evaluation mode.
+        model (nn.Module): A classifier whose backbone a tap knows. It is left in evaluation mode.
         batches (Iterable[dict]): What a data loader gives.
         measures (Sequence[str] | str): Names in :data:`mmdiverse.measures.MEASURES`, or ``'all'``.
 
@@ -472,7 +679,7 @@ def measure_redundancy(model: nn.Module, batches: Iterable[dict],
         RuntimeError: If there is no batch.
     """
     model.eval()
-    meter = RedundancyMeter(model.backbone, measures)
+    meter = RedundancyMeter(find_backbone(model), measures)
     try:
         with meter.measuring():
             for data in batches:

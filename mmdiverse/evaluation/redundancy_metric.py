@@ -11,9 +11,6 @@ from ..registry import METRICS
 from ..taps.base import Weights
 from .redundancy import RedundancyMeter, name_summaries
 
-#: One for each level, and the one that tells collapse.
-DEFAULT = ('token_cosine_absolute', 'rank_collapse_residual', 'head_cosine', 'neuron_cosine_mean')
-
 
 @METRICS.register_module()
 class RedundancyMetric(BaseMetric):
@@ -30,8 +27,10 @@ class RedundancyMetric(BaseMetric):
 
     Args:
         measures (Sequence[str] | str): Names in :data:`mmdiverse.measures.MEASURES`, which say
-            what is more diverse, or ``'all'``. Defaults to one for each level and the rank-collapse
-            residual. Those with an eigen-decomposition take much longer than the model.
+            what is more diverse; ``'all'``; or ``'default'``, one for each level and the
+            rank-collapse residual. Of these two, a backbone without attention maps or matrices
+            leaves out the measures of them, which a warning says. Those with an
+            eigen-decomposition take much longer than the model.
         matrices (Sequence[str]): At weight level, among ``q``, ``k``, ``v``, ``proj``, ``fc1`` and
             ``fc2``. Defaults to the first three.
         per_layer (bool): Whether each layer is given too. Defaults to False.
@@ -39,7 +38,8 @@ class RedundancyMetric(BaseMetric):
 
     Raises:
         TypeError: If ``measures`` is no list of names.
-        ValueError: If a name is unknown; before the run, if no tap knows the backbone.
+        ValueError: If a name is unknown; before the run, if no tap knows the backbone, or it lacks
+            what a name stands for.
         RuntimeError: In the first evaluation, if there is no RedundancyHook.
 
     Example:
@@ -52,7 +52,7 @@ class RedundancyMetric(BaseMetric):
 
     default_prefix = 'redundancy'
 
-    def __init__(self, measures: Sequence[str] | str = DEFAULT,
+    def __init__(self, measures: Sequence[str] | str = 'default',
                  matrices: Sequence[str] = Weights().matrices, per_layer: bool = False,
                  prefix: str | None = None) -> None:
         super().__init__(prefix=prefix)

@@ -3,6 +3,7 @@
 Thresholds are conventions, stated with every finding: a value beyond them is worth a look, it does
 not prove that anything is useless.
 """
+import math
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from ..taps.base import EMBED
 from .audit import ModelAudit
-from .redundancy import quarter_energy
+from .redundancy import name_blocks, quarter_energy
 
 #: Tokens of a layer collapse from this mean absolute cosine on.
 TOKEN_COSINE = 0.5
@@ -69,17 +70,18 @@ def judge(model: ModelAudit) -> list[Finding]:
     """Say which layers collapse, which heads are duplicates and which matrices are of low rank.
 
     Args:
-        model (ModelAudit): What was measured. Findings whose measures are not among it are left
-            out.
+        model (ModelAudit): What was measured. Findings whose measures are not among it, or are
+            nowhere defined, are left out.
 
     Returns:
         list[Finding]: Patches first, then attention, then weights.
     """
-    finders: dict[str, Callable[[ModelAudit], Finding]] = {
+    finders: dict[str, Callable[[ModelAudit], Finding | None]] = {
         'token_cosine_absolute': _judge_tokens, 'cross_layer_cosine': _judge_changes,
         'head_cosine': _judge_heads, 'attention_entropy': _judge_entropy,
         'pca_energy': _judge_energy, 'neuron_cosine_max': _judge_neurons}
-    return [find(model) for measure, find in finders.items() if measure in model.values]
+    found = [find(model) for measure, find in finders.items() if measure in model.values]
+    return [finding for finding in found if finding is not None]
 
 
 def suggest(model: ModelAudit) -> list[Suggestion]:
@@ -105,10 +107,10 @@ def suggest(model: ModelAudit) -> list[Suggestion]:
                 dict(type='ContrastiveLoss', on='patch', layers=[partner, last], weight=0.5),
                 'Tokens of the last block collapse; this keeps each nearer to what it was in '
                 f'{_name_layer(partner)} than to the others.'))
-    if 'head_cosine' in model.values and (layers := _judge_heads(model).layers):
+    if 'head_cosine' in model.values and (finding := _judge_heads(model)).redundant:
         suggestions.append(Suggestion(
-            dict(type='CosineLoss', on='attention', layers=layers, weight=0.1),
-            _judge_heads(model).text))
+            dict(type='CosineLoss', on='attention', layers=finding.layers, weight=0.1),
+            finding.text))
     suggestions += _suggest_weights(model)
     for suggestion in suggestions:
         if len(suggestion.config['layers']) == model.facts['num_blocks'] > 2:
@@ -137,21 +139,26 @@ def format_fragment(suggestions: Sequence[Suggestion], name: str) -> str:
     return '\n'.join([*lines, '    ])', ''])
 
 
-def _judge_tokens(model: ModelAudit) -> Finding:
-    values = model.summary['token_cosine_absolute']
-    layers = model.layers['token_cosine_absolute']
+def _judge_tokens(model: ModelAudit) -> Finding | None:
+    known = [(layer, value) for layer, value in zip(model.layers['token_cosine_absolute'],
+                                                    model.summary['token_cosine_absolute'])
+             if not math.isnan(value)]  # as of a single token
+    if not known:
+        return None
+    layers, values = zip(*known)
     collapsed = _collapsed_layers(model)
     text = (f'The mean absolute cosine between patch tokens is {values[0]:.2f} in '
             f'{_name_layer(layers[0])} and {values[-1]:.2f} after {_name_layer(layers[-1])}. ')
     worst = max(range(len(values)), key=values.__getitem__)
     if collapsed:
-        text += (f'Tokens collapse in {_name_blocks(collapsed)} ({TOKEN_COSINE} or more), most in '
+        text += (f'Tokens collapse in {name_blocks(collapsed)} ({TOKEN_COSINE} or more), most in '
                  f'{_name_layer(layers[worst])} ({values[worst]:.2f}).')
     else:
         text += (f'No block reaches {TOKEN_COSINE}; {_name_layer(layers[worst])} comes nearest '
                  f'({values[worst]:.2f}).')
     if 'rank_collapse_residual' in model.summary:
-        text += (f' Without their mean, {model.summary["rank_collapse_residual"][-1]:.0%} of the '
+        last = model.layers['rank_collapse_residual'].index(layers[-1])
+        text += (f' Without their mean, {model.summary["rank_collapse_residual"][last]:.0%} of the '
                  'norm of the last tokens is left.')
     return Finding('patch', bool(collapsed), text, collapsed)
 
@@ -169,7 +176,8 @@ def _judge_changes(model: ModelAudit) -> Finding:
     known = [(value, layer) for layer, value in zip(later, values) if value == value]
     if not known:
         return Finding('patch', False, 'No two neighbouring layers have tokens of one shape.', [])
-    text = (f'{_name_blocks(idle).capitalize()} hardly change the direction of a token (cosine of '
+    hardly = f'hardly change{"s" * (len(idle) == 1)}'
+    text = (f'{name_blocks(idle).capitalize()} {hardly} the direction of a token (cosine of '
             f'{SAME_TOKEN_COSINE} or more to the layer before). ') if idle else (
             f'Every block changes the direction of tokens: the cosine to the layer before stays '
             f'below {SAME_TOKEN_COSINE}. ')
@@ -182,7 +190,7 @@ def _judge_heads(model: ModelAudit) -> Finding:
     pairs = sorted((
         (value, layer, pair) for layer, matrix in zip(model.layers['head_cosine'],
                                                       model.values['head_cosine'])
-        for pair, value in _pairs(matrix)), reverse=True)
+        for pair, value in _pairs(matrix) if not math.isnan(value)), reverse=True)
     if not pairs:
         return Finding('attention', False, 'No block has two heads to compare.', [])
     twins = [entry for entry in pairs if entry[0] >= HEAD_COSINE]
@@ -197,16 +205,18 @@ def _judge_heads(model: ModelAudit) -> Finding:
     more = f' and {len(twins) - NAMED_PAIRS} more' * (len(twins) > NAMED_PAIRS)
     return Finding('attention', True, (
         f'{len(twins)} of {len(pairs)} pairs of heads are duplicates (cosine of their maps '
-        f'{HEAD_COSINE} or more), in {_name_blocks(layers)}: {named}{more}.'), layers)
+        f'{HEAD_COSINE} or more), in {name_blocks(layers)}: {named}{more}.'), layers)
 
 
-def _judge_entropy(model: ModelAudit) -> Finding:
+def _judge_entropy(model: ModelAudit) -> Finding | None:
     heads = [(layer, head) for layer, values in zip(model.layers['attention_entropy'],
                                                     model.values['attention_entropy'])
-             for head in values.tolist()]
+             for head in values.tolist() if not math.isnan(head)]
+    if not heads:
+        return None
     uniform = [layer for layer, value in heads if value >= UNIFORM_ENTROPY]
     layers = sorted(set(uniform))
-    where = f', in {_name_blocks(layers)}' if layers else ''
+    where = f', in {name_blocks(layers)}' if layers else ''
     return Finding('attention', bool(layers), (
         f'{len(uniform)} of {len(heads)} heads attend to all tokens nearly alike (entropy of '
         f'{UNIFORM_ENTROPY:.0%} of the largest or more){where}.'), layers)
@@ -214,9 +224,8 @@ def _judge_entropy(model: ModelAudit) -> Finding:
 
 def _judge_energy(model: ModelAudit) -> Finding:
     low = _low_rank_matrices(model)
-    every = [(quarter_energy(curve), matrix, layer)
-             for matrix, curves in model.values['pca_energy'].items()
-             for layer, curve in enumerate(curves)]
+    every = [(energy, matrix, layer) for matrix, curves in model.values['pca_energy'].items()
+             for layer, energy in enumerate(map(quarter_energy, curves)) if not math.isnan(energy)]
     value, matrix, layer = max(every)
     nearest = f'{matrix} of block {layer} ({value:.2f})'
     if not low:
@@ -230,11 +239,13 @@ def _judge_energy(model: ModelAudit) -> Finding:
         sorted({layer for layers in low.values() for layer in layers}))
 
 
-def _judge_neurons(model: ModelAudit) -> Finding:
+def _judge_neurons(model: ModelAudit) -> Finding | None:
     twins = _twin_matrices(model)
     every = [(value.item(), matrix, layer)
              for matrix, values in model.values['neuron_cosine_max'].items()
-             for layer, value in enumerate(values)]
+             for layer, value in enumerate(values) if not value.isnan()]
+    if not every:
+        return None
     value, matrix, layer = max(every)
     highest = f'Highest in {matrix} of block {layer} ({value:.2f}).'
     if not twins:
@@ -265,12 +276,18 @@ def _beyond(model: ModelAudit, measure: str, passes: Callable[[Tensor], bool]
 
 def _suggest_weights(model: ModelAudit) -> list[Suggestion]:
     low, twins = _low_rank_matrices(model), _twin_matrices(model)
+    # A term takes its matrices of every block that it names.
+    lacking = {matrix: [gap.layers for gap in model.gaps if gap.matrix == matrix]
+               for matrix in model.facts['matrices']}
+    kinds = dict.fromkeys((matrix in SQUARE, str(blocks)) for matrix, blocks in lacking.items())
     suggestions = []
-    for square, term in ((True, dict(type='ConditionalOrthogonalityLoss', method='power')),
-                         (False, dict(type='CosineLoss'))):
+    for kind in sorted(kinds, key=lambda kind: not kind[0]):
+        square, _ = kind
+        term = dict(type='ConditionalOrthogonalityLoss', method='power') if square else \
+            dict(type='CosineLoss')
         found = {matrix: sorted({*low.get(matrix, []), *twins.get(matrix, [])})
-                 for matrix in model.facts['matrices']
-                 if (matrix in SQUARE) == square and (matrix in low or matrix in twins)}
+                 for matrix, blocks in lacking.items()
+                 if (matrix in SQUARE, str(blocks)) == kind and (matrix in low or matrix in twins)}
         if not found:
             continue
         reasons = []
@@ -278,6 +295,8 @@ def _suggest_weights(model: ModelAudit) -> list[Suggestion]:
             matrices = {matrix: matrices[matrix] for matrix in found if matrix in matrices}
             reasons += [f'{name}: {_name_matrices(matrices)}'] if matrices else []
         layers = sorted({layer for layers in found.values() for layer in layers})
+        if any(suggestion.config['type'] == term['type'] for suggestion in suggestions):
+            term['name'] = f'weight_{"_".join(found)}'  # for those of one name are refused
         suggestions.append(Suggestion(
             dict(type=term['type'], on='weight', layers=layers, matrices=list(found),
                  **{key: value for key, value in term.items() if key != 'type'},
@@ -304,21 +323,8 @@ def _name_layer(layer: int | str) -> str:
     return 'the input of the first block' if layer == EMBED else f'block {layer}'
 
 
-def _name_blocks(blocks: Sequence[int]) -> str:
-    """Such as ``blocks 0, 3 to 5``."""
-    runs: list[list[int]] = []
-    for block in blocks:
-        if runs and block == runs[-1][-1] + 1:
-            runs[-1].append(block)
-        else:
-            runs.append([block])
-    parts = [part for run in runs for part in (
-        [f'{run[0]} to {run[-1]}'] if len(run) > 2 else [str(block) for block in run])]
-    return f'block{"s" * (len(blocks) > 1)} {", ".join(parts)}'
-
-
 def _name_matrices(matrices: dict[str, list[int]]) -> str:
-    return '; '.join(f'{matrix} in {_name_blocks(layers)}' for matrix, layers in matrices.items())
+    return '; '.join(f'{matrix} in {name_blocks(layers)}' for matrix, layers in matrices.items())
 
 
 def _one_line(text: str) -> str:

@@ -61,6 +61,10 @@ class DiversityHook(Hook):
     re-entrant activation checkpointing, which allow no gradient but that of the backward pass
     itself: a warning and no error, since training there is right all the same.
 
+    A model may call its backbone several times in a step, as MoCo v3 does for two views: a term is
+    then the mean over the images of all calls. What another network sees, such as a momentum
+    encoder or a teacher, is not read.
+
     In the batches of MMDetection and MMSegmentation, tokens of padding are left out of every term,
     and so are those whose pixels the segmentation ignores (``decode_head.ignore_index``): see
     :class:`~mmdiverse.image_mask.ImageMask`. A batch of which no token is left gives 0.

@@ -8,10 +8,10 @@ from mmengine.runner import Runner
 from torch import nn
 
 from ..evaluation.redundancy import RedundancyMeter, name_summaries
-from ..evaluation.redundancy_metric import DEFAULT, RedundancyMetric
+from ..evaluation.redundancy_metric import RedundancyMetric
 from ..measures import find_measures
 from ..registry import HOOKS
-from ..taps.base import Weights
+from ..taps.base import Weights, find_backbone
 
 
 @HOOKS.register_module()
@@ -28,8 +28,9 @@ class RedundancyHook(Hook):
 
     Args:
         measures (Sequence[str] | str): Names in :data:`mmdiverse.measures.MEASURES`, which say
-            what is more diverse, or ``'all'``. Defaults to one for each level and the rank-collapse
-            residual.
+            what is more diverse; ``'all'``; or ``'default'``, one for each level and the
+            rank-collapse residual. Of these two, a backbone without attention maps or matrices
+            leaves out the measures of them, which a warning says.
         matrices (Sequence[str]): At weight level, among ``q``, ``k``, ``v``, ``proj``, ``fc1`` and
             ``fc2``. Defaults to the first three.
         interval (int): Iterations from one measurement to the next; 0 for none. Defaults to 100.
@@ -49,7 +50,7 @@ class RedundancyHook(Hook):
     # After EMAHook, which copies the model before a run.
     priority = 'LOW'
 
-    def __init__(self, measures: Sequence[str] | str = DEFAULT,
+    def __init__(self, measures: Sequence[str] | str = 'default',
                  matrices: Sequence[str] = Weights().matrices, interval: int = 100) -> None:
         find_measures(measures)
         if not isinstance(interval, int) or interval < 0:
@@ -121,7 +122,8 @@ def _find_metrics(loop: Any) -> list[RedundancyMetric]:
 
 def _find_backbone(runner: Runner) -> nn.Module:
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-    if not hasattr(model, 'backbone'):
+    backbone = find_backbone(model)
+    if backbone is None:
         raise ValueError(f'RedundancyHook needs a model with a `backbone`, but '
                          f'{type(model).__name__} has none')
-    return model.backbone
+    return backbone

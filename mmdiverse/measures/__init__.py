@@ -21,8 +21,8 @@ from .weights import (
 )
 
 __all__ = [
-    'MEASURES', 'Measure', 'attention_entropy', 'cross_layer_cosine', 'effective_rank',
-    'eigenvalue_spread', 'find_measures', 'head_cosine', 'head_jensen_shannon',
+    'DEFAULT', 'MEASURES', 'SETS', 'Measure', 'attention_entropy', 'cross_layer_cosine',
+    'effective_rank', 'eigenvalue_spread', 'find_measures', 'head_cosine', 'head_jensen_shannon',
     'head_output_cka_terms', 'linear_cka', 'linear_cka_terms', 'mean_attention_distance',
     'neuron_cosine_max', 'neuron_cosine_mean', 'pca_energy', 'rank_collapse_residual',
     'ridge_error', 'stable_rank',
@@ -91,8 +91,8 @@ MEASURES: dict[str, Measure] = {measure.name: measure for measure in (
     _heads(
         'head_cosine', 'head cosine', head_cosine,
         meaning='How alike the attention maps of two heads are.',
-        formula='⟨A_h, A_l⟩ / (‖A_h‖ ‖A_l‖) of the attention maps of two heads; in a Swin, mean '
-                'over windows',
+        formula='⟨A_h, A_l⟩ / (‖A_h‖ ‖A_l‖) of the attention maps of two heads; where attention is '
+                'in windows, mean over these',
         range='0 to 1', diverse='lower', source=CHEN),
     _heads(
         'head_jensen_shannon', 'Jensen-Shannon divergence of heads', head_jensen_shannon,
@@ -111,15 +111,15 @@ MEASURES: dict[str, Measure] = {measure.name: measure for measure in (
     _head(
         'attention_entropy', 'attention entropy', attention_entropy,
         meaning='How widely a head attends: to one token, or to all alike.',
-        formula='(− sum over j of a_ij log a_ij) / log N, mean over the rows i of a map of '
-                'N tokens',
+        formula='(− sum over j of a_ij log a_ij) / log M, mean over the rows i of a map to '
+                'M tokens',
         range='0 (each attends to one token) to 1 (to all alike)', diverse='neither',
         source=f'{CLARK}, there not divided'),
     _head(
         'mean_attention_distance', 'mean attention distance', mean_attention_distance,
         meaning='How far from a patch lies what it attends to, in patches.',
         formula='(sum over j of a_ij d_ij) / (sum over j of a_ij), mean over i; i and j are '
-                'patches, d_ij their distance in the grid, in a Swin in that of the window',
+                'patches, d_ij their distance in the grid, of the image or of a window',
         range='0 to the diagonal of the grid, in sides of a patch of that layer',
         diverse='neither',
         source='Dosovitskiy et al., ICLR 2021 (arXiv 2010.11929), there in pixels'),
@@ -152,21 +152,27 @@ MEASURES: dict[str, Measure] = {measure.name: measure for measure in (
         source='the absolute cosine of tokens, of rows'),
 )}
 
+#: One for each level, and the one that tells collapse.
+DEFAULT = ('token_cosine_absolute', 'rank_collapse_residual', 'head_cosine', 'neuron_cosine_mean')
+#: Measures that have a name together, of which a backbone may lack some.
+SETS: dict[str, tuple[str, ...]] = {'all': tuple(MEASURES), 'default': DEFAULT}
+
 
 def find_measures(names: object) -> list[Measure]:
     """The measures of some names.
 
     Args:
-        names (Sequence[str] | str): Names, or ``'all'``.
+        names (Sequence[str] | str): Names, or one of ``SETS``.
 
     Raises:
         TypeError: If ``names`` is no list of strings.
         ValueError: If a name is unknown, twice there, or there is none.
     """
-    if names == 'all':
-        return list(MEASURES.values())
+    if isinstance(names, str) and names in SETS:
+        names = SETS[names]
     if isinstance(names, str) or not all(isinstance(name, str) for name in names):
-        raise TypeError(f"`measures` must be 'all' or a list of names, but got {names!r}")
+        raise TypeError(f"`measures` must be 'all', 'default' or a list of names, but got "
+                        f'{names!r}')
     unknown = [name for name in names if name not in MEASURES]
     if unknown or not names or len(set(names)) < len(names):
         raise ValueError(f'`measures` must hold different names among {list(MEASURES)}, but got '

@@ -19,7 +19,7 @@ def head_cosine(record: AttentionRecord) -> Tensor:
     .. math:: C_{hl} = \frac{\langle A_h, A_l \rangle}{\lVert A_h \rVert \lVert A_l \rVert}
 
     Args:
-        record (AttentionRecord): ``(B, H, N^2)``.
+        record (AttentionRecord): ``(B, H, N M)``.
 
     Returns:
         Tensor: ``(B, H, H)``, in [0, 1], because maps are not negative; 1 on the diagonal. Lower
@@ -39,7 +39,7 @@ def head_jensen_shannon(record: AttentionRecord) -> Tensor:
         \mathcal H(p) = -\sum_j p_j \log_2 p_j
 
     Args:
-        record (AttentionRecord): ``(B, H, N^2)``.
+        record (AttentionRecord): ``(B, H, N M)``.
 
     Returns:
         Tensor: ``(B, H, H)`` in bits, in [0, 1]: 0 where two heads agree, 1 where they never look
@@ -68,18 +68,21 @@ def head_jensen_shannon(record: AttentionRecord) -> Tensor:
 def attention_entropy(record: AttentionRecord) -> Tensor:
     r"""How widely a head attends: the entropy of the rows of its map over the largest possible.
 
-    .. math:: \frac1N \sum_i \frac{-\sum_j a_{ij} \log a_{ij}}{\log N}
+    .. math:: \frac1N \sum_i \frac{-\sum_j a_{ij} \log a_{ij}}{\log M}
+
+    with N queries and M keys, which are the same tokens but where some are pooled.
 
     Args:
-        record (AttentionRecord): ``(B, H, N^2)``.
+        record (AttentionRecord): ``(B, H, N M)``.
 
     Returns:
         Tensor: ``(B, H)``, in [0, 1]: 1 where every token attends to all alike, 0 where each
-        attends to one. Neither is more diverse.
+        attends to one; NaN for a single key. Neither is more diverse.
 
     Source: Clark et al., 2019 (arXiv 1906.04341), there without the division.
     """
-    return record.entropies / math.log(record.num_tokens)
+    keys = record.shape[2] // record.num_tokens
+    return record.entropies / (math.log(keys) if keys > 1 else math.nan)
 
 
 def mean_attention_distance(record: AttentionRecord) -> Tensor:
@@ -95,11 +98,13 @@ def mean_attention_distance(record: AttentionRecord) -> Tensor:
 
     Returns:
         Tensor: ``(B, H)``, in sides of a patch of this layer, from 0 to the diagonal of the grid;
-        rows that attend to no patch count as 0.
+        rows that attend to no patch count as 0. NaN where the grid is not known.
         Neither is more diverse; heads of a diverse layer differ.
 
     Source: Dosovitskiy et al., ICLR 2021 (arXiv 2010.11929), there in pixels.
     """
+    if record.grid is None:
+        return record.maps.new_full(record.shape[:2], torch.nan)
     skip = record.num_prefix
     weights = _distances(record.grid, skip, record.dtype, record.device)
     # Rows and columns of prefix tokens stay where they are, with no weight: nothing is copied.

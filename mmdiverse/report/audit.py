@@ -22,10 +22,19 @@ from torch import Tensor
 
 from ..evaluation.audit import Audit, ModelAudit
 from ..evaluation.model_loading import AS_GIVEN
+from ..evaluation.redundancy import name_blocks
 from ..evaluation.verdict import Suggestion, format_fragment, judge, suggest
 from ..measures import MEASURES, Measure
 from ..records import LEVELS
-from .audit_figures import Panel, Tile, draw_examples, draw_panels, inline_svg, say_number
+from .audit_figures import (
+    Panel,
+    Tile,
+    draw_examples,
+    draw_panels,
+    inline_svg,
+    measured,
+    say_number,
+)
 
 TEMPLATE = Path(__file__).with_name('audit.html.j2')
 #: Levels as a reader calls them.
@@ -105,7 +114,7 @@ def write_report(audit: Audit, out_dir: str | Path) -> Path:
         leads=[_lead(model) for model in audit.models], facts=_facts_table(audit.models),
         verdicts=[_verdict(model) for model in audit.models], table=_summary_table(audit.models),
         recipes=recipes, sections=sections, titles=SECTIONS, pictures=pictures, picture=_picture,
-        measures=_measures(audit), first_panels=first_panels,
+        measures=measured(audit.models), gaps=_gaps(audit.models), first_panels=first_panels,
         directions=DIRECTIONS)
     path = out_dir / 'audit.html'
     _write(path, page)
@@ -125,12 +134,13 @@ def to_dict(audit: Audit) -> dict[str, Any]:
             name=model.name, facts=model.facts, layers=model.layers, values=model.values,
             per_head=model.per_head, summary=model.summary,
             examples=[example.name for example in model.examples],
+            gaps=[vars(gap) for gap in model.gaps],
             findings=[vars(finding) for finding in judge(model)],
             suggestions=[vars(suggestion) for suggestion in suggestions],
             fragment=format_fragment(suggestions, model.name)))
     definitions = {measure.name: {key: getattr(measure, key) for key in (
         'title', 'level', 'axis', 'meaning', 'formula', 'range', 'diverse', 'source', 'subsampled')}
-        for measure in _measures(audit)}
+        for measure in measured(audit.models)}
     return _plain(dict(models=models, images=audit.images, machine=audit.machine,
                        definitions=definitions))
 
@@ -203,20 +213,26 @@ def _save(panel: Panel, figures: Path) -> Markup:
     return Markup(inline_svg(svg, panel.key, escape(f'{title}. {panel.note}')))
 
 
-def _measures(audit: Audit) -> list[Measure]:
-    """What was measured, in the order of the catalogue."""
-    return [measure for name, measure in MEASURES.items() if name in audit.models[0].values]
+def _gaps(models: Sequence[ModelAudit]) -> list[tuple[str, list[dict[str, str]]]]:
+    """What is not measured of models, in words."""
+    return [(model.name, [dict(
+        what=', '.join(MEASURES[name].title for name in gap.measures),
+        where=f'{f"{gap.matrix} in " if gap.matrix else ""}{name_blocks(gap.layers)}',
+        reason=gap.reason) for gap in model.gaps]) for model in models if model.gaps]
 
 
 def _verdict(model: ModelAudit) -> dict[str, Any]:
     """Findings by level, and what they come to."""
     findings = judge(model)
+    lacking = {MEASURES[name].level: gap.reason for gap in model.gaps for name in gap.measures
+               if name not in model.values}
     levels = []
     for level, title in SECTIONS.items():
         found = [finding for finding in findings if finding.level == level]
-        if found:
+        if found or level in lacking:
             levels.append(dict(level=level, title=title, findings=found,
-                               redundant=any(finding.redundant for finding in found)))
+                               redundant=any(finding.redundant for finding in found),
+                               lacking=lacking.get(level)))
     return dict(name=model.name, levels=levels, count=len(findings),
                 redundant=sum(finding.redundant for finding in findings))
 
@@ -224,9 +240,9 @@ def _verdict(model: ModelAudit) -> dict[str, Any]:
 def _summary_table(models: Sequence[ModelAudit]) -> dict[str, list[dict[str, Any]]]:
     """Every measure over the layers, by level; of several models beside the first."""
     rows: dict[str, list[dict[str, Any]]] = {level: [] for level in LEVELS}
-    for measure in (MEASURES[name] for name in models[0].summary):
-        summaries = [[value for value in model.summary[measure.name] if not math.isnan(value)]
-                     for model in models]
+    for measure in measured(models):
+        summaries = [[value for value in model.summary.get(measure.name, [])
+                      if not math.isnan(value)] for model in models]
         means = [statistics.fmean(values) if values else math.nan for values in summaries]
         texts = [say_number(mean, 4) for mean in means]
         differences = [mean - means[0] for mean in means[1:]]
@@ -252,12 +268,15 @@ def _most_diverse(measure: Measure, means: Sequence[float], texts: Sequence[str]
 def _lead(model: ModelAudit) -> str:
     """What a model is, in a line."""
     facts = model.facts
-    heads = ' to '.join(map(str, sorted({min(facts['num_heads']), max(facts['num_heads'])})))
+    heads = facts['num_heads']
+    if heads:
+        text = ' to '.join(map(str, sorted({min(heads), max(heads)})))
+        heads = f' with {text} head{"s" * (text != "1")}'
     size = ' × '.join(map(str, facts['image_size']))
     weights = {None: 'random initial weights', AS_GIVEN: 'weights as given'}.get(
         facts['checkpoint'], 'weights of a checkpoint')
-    return (f'{facts["backbone"]} of {facts["num_blocks"]} blocks with {heads} '
-            f'head{"s" * (heads != "1")}, {facts["num_parameters"] / 1e6:.3g} million parameters, '
+    return (f'{facts["backbone"]} of {facts["num_blocks"]} blocks{heads or ""}, '
+            f'{facts["num_parameters"] / 1e6:.3g} million parameters, '
             f'images of {size} pixels, {weights}')
 
 
@@ -287,7 +306,7 @@ def _say_heads(heads: Sequence[int]) -> str:
         parts.append(f'{count} in block {start}' if start == end else
                      f'{count} in blocks {start} to {end}')
         start = end + 1
-    return str(heads[0]) if len(parts) == 1 else ', '.join(parts)
+    return str(heads[0]) if len(parts) == 1 else ', '.join(parts) or '–'
 
 
 def _term(suggestion: Suggestion) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from matplotlib.ticker import (
 from torch import Tensor
 
 from ..evaluation.audit import ModelAudit
-from ..evaluation.redundancy import quarter_energy
+from ..evaluation.redundancy import name_blocks, quarter_energy
 from ..measures import MEASURES, Measure
 from ..taps.base import EMBED
 
@@ -105,7 +105,7 @@ def draw_panels(models: Sequence[ModelAudit], keys: Sequence[str], level: str
     """Draw every measure of a level.
 
     Args:
-        models (Sequence[ModelAudit]): Of the same measures.
+        models (Sequence[ModelAudit]): Of which some may lack a measure.
         keys (Sequence[str]): Of the models, for file names.
         level (str): ``'patch'``, ``'attention'`` or ``'weight'``.
 
@@ -114,7 +114,7 @@ def draw_panels(models: Sequence[ModelAudit], keys: Sequence[str], level: str
     """
     curves, maps = [], []
     with matplotlib.rc_context(STYLE):
-        for measure in (MEASURES[name] for name in models[0].values):
+        for measure in measured(models):
             if measure.level != level:
                 continue
             of_matrix = measure.axis in ('matrix', 'component')
@@ -122,13 +122,17 @@ def draw_panels(models: Sequence[ModelAudit], keys: Sequence[str], level: str
                 curves.append(_heads_over_depth(measure, models))
             elif len(models) > 1 or not of_matrix:
                 curves.append(_curves_over_depth(measure, models))
+            having = [model for model in models if measure.name in model.values]
             for model, key in zip(models, keys):
+                if measure.name not in model.values:
+                    continue
                 whose = model.name if len(models) > 1 else ''
-                which = measure, models, model, f'{measure.name}_{key}', whose
+                which = measure, having, model, f'{measure.name}_{key}', whose
                 if measure.axis == 'layer pair':
                     maps.append(_layer_pairs(*which))
                 elif measure.axis == 'head pair':
-                    maps.append(_head_pairs(*which))
+                    if max(map(len, model.values[measure.name])) > 1:
+                        maps.append(_head_pairs(*which))
                 elif of_matrix:
                     curves.append(_matrices_over_depth(*which))
                     if measure.axis == 'component':
@@ -136,6 +140,12 @@ def draw_panels(models: Sequence[ModelAudit], keys: Sequence[str], level: str
                     if model.per_head.get(measure.name):
                         maps.append(_shares_of_heads(*which))
     return curves, maps
+
+
+def measured(models: Sequence[ModelAudit]) -> list[Measure]:
+    """What was measured of any model, in the order of the catalogue."""
+    return [measure for name, measure in MEASURES.items()
+            if any(name in model.values for model in models)]
 
 
 def inline_svg(svg: str, key: str, label: str) -> str:
@@ -187,9 +197,9 @@ def say_number(value: float, digits: int = 3) -> str:
 def _curves_over_depth(measure: Measure, models: Sequence[ModelAudit]) -> Panel:
     curves = []
     for model in models:
-        layers = model.layers[measure.name]
+        layers = model.layers.get(measure.name, [])
         curves.append((layers[1:] if measure.axis == 'layer pair' else layers,
-                       model.summary[measure.name]))
+                       model.summary.get(measure.name, [])))
     note = {'layer pair': 'Each layer beside the one before it. ',
             'head pair': 'Mean over the pairs of heads of a block. ',
             'matrix': 'Mean over the matrices of a block. ',
@@ -200,13 +210,16 @@ def _curves_over_depth(measure: Measure, models: Sequence[ModelAudit]) -> Panel:
         axes.plot(_places(layers), values, **_line(index))
     _finish_depth(axes, curves, measure)
     return Panel(measure.name, measure.title, '', measure, figure,
-                 f'{note}Values {_say_range([values for _, values in curves])}.')
+                 f'{note}Values {_say_range([values for _, values in curves])}.'
+                 + _say_missing(measure, models))
 
 
 def _heads_over_depth(measure: Measure, models: Sequence[ModelAudit]) -> Panel:
     figure, axes = _depth_figure(measure, [model.name for model in models])
     curves = []
     for index, model in enumerate(models):
+        if measure.name not in model.values:
+            continue
         layers, values = model.layers[measure.name], model.values[measure.name]
         shift = 0.24 * (index - (len(models) - 1) / 2)
         line = _line(index)
@@ -219,7 +232,8 @@ def _heads_over_depth(measure: Measure, models: Sequence[ModelAudit]) -> Panel:
     _finish_depth(axes, curves, measure)
     return Panel(measure.name, measure.title, '', measure, figure,
                  'A mark for each head, the line is their mean. '
-                 f'Values {_say_range([values for _, values in curves])}.')
+                 f'Values {_say_range([values for _, values in curves])}.'
+                 + _say_missing(measure, models))
 
 
 def _matrices_over_depth(measure: Measure, models: Sequence[ModelAudit], model: ModelAudit,
@@ -284,19 +298,21 @@ def _layer_pairs(measure: Measure, models: Sequence[ModelAudit], model: ModelAud
     _colour_bar(figure, image, measure)
     return Panel(f'{key}_pairs', f'{measure.title}, all pairs', whose, measure, figure,
                  f'Layer against layer, the diagonal left out. Values {_say_range([values])}.'
-                 + _say_blank([values]))
+                 + _say_blank([values], 'layers of different size'))
 
 
 def _head_pairs(measure: Measure, models: Sequence[ModelAudit], model: ModelAudit, key: str,
                 whose: str) -> Panel:
     norm = _norm([_blank_diagonal(block) for other in models for block in
                   other.values[measure.name]])
-    blocks = [_blank_diagonal(block) for block in model.values[measure.name]]
+    shown = {layer: _blank_diagonal(block) for layer, block in
+             zip(model.layers[measure.name], model.values[measure.name]) if len(block) > 1}
+    blocks = list(shown.values())
     columns = min(6 if len(blocks) > 12 else 4, len(blocks))
     rows = math.ceil(len(blocks) / columns)
     cell = (WIDTH - 0.2) / max(columns, 3)
     figure = Figure(figsize=(WIDTH, 0.62 + rows * (cell + 0.1)))
-    for index, (layer, values) in enumerate(zip(model.layers[measure.name], blocks)):
+    for index, (layer, values) in enumerate(shown.items()):
         row, column = divmod(index, columns)
         axes = _add_axes(figure, 0.14 + column * cell,
                          0.62 + (rows - 1 - row) * (cell + 0.1), cell - 0.1, cell - 0.1)
@@ -307,8 +323,8 @@ def _head_pairs(measure: Measure, models: Sequence[ModelAudit], model: ModelAudi
                        fontsize=8.5)
     _colour_bar(figure, image, measure)
     return Panel(f'{key}_pairs', f'{measure.title}, all pairs', whose, measure, figure,
-                 'A square for each block, head against head, the diagonal left out. '
-                 f'Values {_say_range(blocks)}.' + _say_blank(blocks))
+                 'A square for each block with several heads, head against head, the diagonal left '
+                 f'out. Values {_say_range(blocks)}.' + _say_blank(blocks, 'not defined'))
 
 
 def _shares_of_heads(measure: Measure, models: Sequence[ModelAudit], model: ModelAudit, key: str,
@@ -517,7 +533,7 @@ def _widen(low: float, high: float, margin: float) -> tuple[float, float]:
     margin = max(margin, 0.)
     if low >= 0 > low - margin:
         return 0., high + 2 * margin - low
-    if high <= 1 < high + margin:
+    if high <= 1 + 1e-6 < high + margin:  # but for rounding
         return low - 2 * margin + (1 - high), 1.
     return low - margin, high + margin
 
@@ -560,11 +576,24 @@ def _colour_bar(figure: Figure, image: AxesImage, measure: Measure,
         bar.update_ticks()
 
 
+def _say_missing(measure: Measure, models: Sequence[ModelAudit]) -> str:
+    """Which models lack it, and which blocks of the others."""
+    lacking = [model.name for model in models if measure.name not in model.values]
+    parts = [f' Not measured of {", ".join(lacking)}.'] if lacking else []
+    for model in models:
+        blocks = sorted({layer for gap in model.gaps for layer in gap.layers
+                         if measure.name in gap.measures and not gap.matrix})
+        if measure.name in model.values and blocks:
+            whose = f' of {model.name}' * (len(models) > 1)
+            parts.append(f' Not measured in {name_blocks(blocks)}{whose}.')
+    return ''.join(parts)
+
+
 def _say_range(parts: Sequence) -> str:
     low, high = map(say_number, _limits(parts))
     return low if low == high else f'{low} to {high}'
 
 
-def _say_blank(matrices: Sequence[np.ndarray]) -> str:
+def _say_blank(matrices: Sequence[np.ndarray], meaning: str) -> str:
     blank = any(np.isnan(matrix).sum() > len(matrix) for matrix in matrices)
-    return ' Blank: layers of different size.' * blank
+    return f' Blank: {meaning}.' * blank

@@ -1,6 +1,7 @@
 """What every tap shares: which layers exist, capture during a forward pass, records."""
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
@@ -153,6 +154,7 @@ class Tap:
             that its module calls, or from what modules return.
         layout (str): Of what a block takes and gives: tokens ``'BNC'``, or a map of them,
             ``'BHWC'`` or ``'BCHW'``.
+        row_by_row (bool): Whether patches stand in the order of their places in the image.
         without_gradient (str): What takes the gradient from what is captured, and what to do.
         blocks (Sequence[nn.Module]): The transformer blocks, in order.
         num_prefix (int): Tokens in front that are no patches.
@@ -161,6 +163,7 @@ class Tap:
     points: TapPoints
     probed = False
     layout = 'BNC'
+    row_by_row = True
     without_gradient = (
         'Re-entrant activation checkpointing does this: remove this block from '
         '`activation_checkpointing` (or `with_cp` of the backbone), or choose other `layers` for '
@@ -173,6 +176,8 @@ class Tap:
         self._handles: list[RemovableHandle] = []
         self._captured: dict[Request, Any] = {}
         self._records: dict[Any, list[Record]] = {}
+        #: Copies of this tap with what each pass before the newest gave it.
+        self._earlier: list[Tap] = []
         self._recording = False
         self._images: ImageMask | None = None
         self._with_gradient: set[Layer] = set()
@@ -206,6 +211,17 @@ class Tap:
 
     def check_attention(self, block: nn.Module) -> None:
         """Raise ValueError if the maps of this block cannot be had exactly."""
+
+    def check_block_weights(self, layer: int, weights: Weights) -> None:
+        """Raise ValueError if a block lacks some of these weights."""
+        block = self.blocks[layer]
+        known = self.points_of(block).matrices
+        unknown = [name for name in weights.matrices if name not in known]
+        if unknown:
+            raise ValueError(f'`matrices` must be taken from {list(known)} in block {layer} '
+                             f'({type(block).__name__}), but got {unknown}')
+        for name in weights.matrices:
+            self._find_module(block, known[name][0], layer)
 
     def points_of(self, block: nn.Module) -> TapPoints:
         """Where things are in a block, where not all blocks are alike."""
@@ -290,6 +306,8 @@ class Tap:
             if source == 'maps' or self.probed and source in HEADS:
                 self.check_attention(self.blocks[layer])
             hooked.append(self._hooked_module(source, layer))
+        if requests:
+            self._handles.append(self.backbone.register_forward_pre_hook(self._begin_pass))
         probed: dict[nn.Module, list[Request]] = {}
         for key, module in zip(requests, hooked):
             source, layer = key
@@ -302,6 +320,12 @@ class Tap:
                 self._handles.append(module.register_forward_hook(self._capture_output(key)))
         for module, keys in probed.items():
             self._probe(module, keys)
+
+    def _begin_pass(self, backbone: nn.Module, args: tuple) -> None:
+        """Keep what the pass before gave, where a model calls its backbone several times."""
+        if self._recording and self._captured:
+            self._earlier.append(copy(self))
+            self._captured = {}
 
     def _hooked_module(self, source: str, layer: Layer) -> nn.Module:
         if layer == EMBED:
@@ -348,6 +372,7 @@ class Tap:
         """Forget what was captured."""
         self._captured.clear()
         self._records.clear()
+        self._earlier.clear()
         self._images = None
 
     def forget(self, source: str, layer: Layer) -> None:
@@ -409,7 +434,7 @@ class Tap:
     # Records
 
     def records(self, source: str, layer: Layer, weights: Weights = Weights()) -> list[Record]:
-        """The records of one layer, made once per forward pass.
+        """The records of one layer, made once.
 
         Args:
             source (str): ``'patch'``, ``'maps'``, ``'values'``, ``'outputs'`` or ``'weight'``.
@@ -418,8 +443,9 @@ class Tap:
 
         Returns:
             list[Record]: At weight level one record for each linear layer that holds some of the
-            matrices. Otherwise one; or, where padding or ignored pixels leave images (windows)
-            with different numbers of tokens, one for each number, none for fewer than two.
+            matrices. Otherwise one for each forward pass of the backbone, in their order; or,
+            where padding or ignored pixels leave images (windows) with different numbers of
+            tokens, one for each number, none for fewer than two.
 
         Raises:
             RuntimeError: If the layer was not reached in the forward pass, if what it gave has no
@@ -431,8 +457,15 @@ class Tap:
             if source == 'weight':
                 self._records[key] = self._weight_records(layer, weights)
             else:
-                self._records[key] = self._keep(self._make_record(source, layer), source, layer)
+                self._records[key] = [
+                    record for tap in self._passes
+                    for record in tap._keep(tap._make_record(source, layer), source, layer)]
         return self._records[key]
+
+    @property
+    def _passes(self) -> list['Tap']:
+        """What every forward pass gave, in their order."""
+        return [*self._earlier, self]
 
     def record(self, source: str, layer: Layer) -> Record:
         """The one record of a layer that has no more.
@@ -443,9 +476,13 @@ class Tap:
 
         Raises:
             RuntimeError: As of :meth:`records`.
-            ValueError: If padding leaves different numbers of tokens.
+            ValueError: If padding leaves different numbers of tokens, or the backbone was called
+                several times.
         """
         records = self.records(source, layer)
+        if self._earlier:
+            raise ValueError(f'{type(self.backbone).__name__} was called {len(self._passes)} times '
+                             'in one step, over which no mean is taken here')
         if len(records) != 1:
             raise ValueError(
                 f'padding leaves windows with different numbers of tokens in block {layer} of '
@@ -526,9 +563,15 @@ class Tap:
             loss (Tensor): A scalar. Mean over the images; its gradients are multiplied by their
                 number, so that none gets lost in half precision.
 
+        Returns:
+            list[Record]: As of :meth:`records`.
+
         Raises:
             RuntimeError: If the layer was not reached, or the loss does not depend on patches.
         """
+        return [record for tap in self._passes for record in tap._gradient_records(layer, loss)]
+
+    def _gradient_records(self, layer: Layer, loss: Tensor) -> list[Record]:
         tokens = self._read('patch', layer)
         gradient, = torch.autograd.grad(loss * len(self._arrange(tokens)), tokens,
                                         create_graph=True, allow_unused=True)
@@ -632,25 +675,31 @@ class Tap:
         # A view where all are asked for: a copy would be the dearest part of a cheap loss.
         return stacked if order == [*range(len(stacked))] else stacked[order]
 
-    def check_weights(self, weights: Weights) -> None:
+    def check_weights(self, weights: Weights, layers: Sequence[int] | None = None) -> None:
         """Check which weights a term asks for.
+
+        Args:
+            weights (Weights): Matrices and vectors.
+            layers (Sequence[int], optional): Resolved layers. Defaults to all.
 
         Raises:
             ValueError: If a name is unknown, a block has no such matrix, or none per head.
         """
-        for layer, block in enumerate(self.blocks):
-            known = self.points_of(block).matrices
-            unknown = [name for name in weights.matrices if name not in known]
-            if unknown:
-                raise ValueError(f'`matrices` must be taken from {list(known)} in block {layer} '
-                                 f'({type(block).__name__}), but got {unknown}')
         headless = [name for name in weights.matrices if name in ('fc1', 'fc2')]
         if weights.per_head and headless:
             raise ValueError('`per_head=True` needs `matrices` that heads share, among '
                              f"['q', 'k', 'v', 'proj'], but got {headless}")
-        for name in weights.matrices:
-            for layer, block in enumerate(self.blocks):
-                self._find_module(block, self.points_of(block).matrices[name][0], layer)
+        refused: dict[int, ValueError] = {}
+        for layer in range(len(self.blocks)):
+            try:
+                self.check_block_weights(layer, weights)
+            except ValueError as error:
+                refused[layer] = error
+        for layer in refused if layers is None else layers:
+            if layer in refused:
+                others = [other for other in range(len(self.blocks)) if other not in refused]
+                elsewhere = f'; `layers` of a term may be among {others}' if others else ''
+                raise ValueError(f'{refused[layer]}{elsewhere}') from refused[layer]
 
     def _find_module(self, block: nn.Module, path: str, layer: Layer) -> nn.Module:
         try:

@@ -164,12 +164,12 @@ class TimmVisionTransformerTap(TimmTap):
             return replace(self.points, attention='', heads='', matrices=_side_by_side(inner))
         return super().points_of(block)
 
-    def check_weights(self, weights: Weights) -> None:
-        if any(isinstance(inner_module(block), ParallelThingsBlock) for block in self.blocks):
+    def check_block_weights(self, layer: int, weights: Weights) -> None:
+        if isinstance(inner_module(self.blocks[layer]), ParallelThingsBlock):
             raise ValueError('a ParallelThingsBlock has several attentions and MLPs side by side, '
                              'so its matrices are not named; drop the terms with '
                              "`on='weight'`")
-        super().check_weights(weights)
+        super().check_block_weights(layer, weights)
 
 
 def _side_by_side(block: nn.Module) -> dict[str, tuple[str, Place]]:

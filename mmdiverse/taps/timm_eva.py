@@ -32,11 +32,11 @@ class TimmEvaTap(TimmTap):
         return points if block.attn.qkv is not None else \
             replace(points, matrices={**points.matrices, **SEPARATE})
 
-    def check_weights(self, weights: Weights) -> None:
-        super().check_weights(weights)
+    def check_block_weights(self, layer: int, weights: Weights) -> None:
+        super().check_block_weights(layer, weights)
         shared = [name for name in weights.matrices if name in ('k', 'v')]
         if weights.per_head and shared and \
-                any(getattr(block.attn, 'num_kv_groups', 1) > 1 for block in self.blocks):
+                getattr(self.blocks[layer].attn, 'num_kv_groups', 1) > 1:
             raise ValueError(f'heads of this {type(self.model).__name__} share keys and values '
                              f'(`num_kv_heads`), so that none has a part of {shared} of its own; '
                              "take `matrices` from ['q', 'proj'], or set `per_head=False`")

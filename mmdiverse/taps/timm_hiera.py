@@ -18,6 +18,7 @@ class TimmHieraTap(TimmTap):
     of the model: mask unit by mask unit.
     """
 
+    row_by_row = False
     models = (Hiera, )
     attentions = (MaskUnitAttention, )
     points = replace(POINTS, embedding=('patch_embed', 'pos_embed', 'pos_embed_win',

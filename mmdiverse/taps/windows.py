@@ -51,7 +51,9 @@ class WindowTap(Tap):
     def _note_grid(self, layer: int) -> Callable[[nn.Module, tuple], None]:
         def hook(block: nn.Module, args: tuple) -> None:
             if self._recording:
-                self._grids[layer] = len(self.block_input(args)), self.grid(block, args)
+                # A new dict: a pass before keeps its own.
+                noted = len(self.block_input(args)), self.grid(block, args)
+                self._grids = {**self._grids, layer: noted}
         return hook
 
     def token_mask(self, source: str, layer: Layer) -> Tensor | None:

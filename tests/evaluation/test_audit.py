@@ -9,12 +9,17 @@ import pytest
 import torch
 from mmengine.config import Config
 from PIL import Image
+from torch import nn
 
 import mmdiverse
 from mmdiverse.evaluation import audit as audit_module
 from mmdiverse.evaluation.audit import Audit, audit
+from mmdiverse.evaluation.model_loading import load_model
 from mmdiverse.measures import MEASURES
 from tests.runs import DIGITS
+from tests.taps.families.davit import davit
+from tests.taps.families.twins import twins
+from tests.taps.families.xcit import xcit
 
 DEIT, SWIN = (str(DIGITS / f'{name}-nano_digits.py') for name in ('deit', 'swin'))
 CHEAP = [name for name, measure in MEASURES.items() if not measure.subsampled]
@@ -58,6 +63,56 @@ def test_everything_is_measured(model: str) -> None:
                          ('token_cosine_absolute', 'effective_rank')]).any()
     assert set(measured.values['stable_rank']) == {'q', 'k', 'v', 'proj', 'fc1', 'fc2'}
     assert len(measured.layers['token_cosine_absolute']) == measured.facts['num_blocks'] + 1
+
+
+def classifier(backbone: nn.Module) -> nn.Module:
+    """A classifier with a tiny backbone of another family."""
+    model = load_model(DEIT).model
+    model.backbone = backbone
+    return model
+
+
+def test_a_family_without_maps_says_so() -> None:
+    measured = run(classifier(xcit(use_pos_embed=False)), 'photos', num_images=2).models[0]
+    levels = {MEASURES[name].level for name in measured.values}
+    assert levels == {'patch', 'weight'} and measured.examples[0].maps == {}
+    gap, = measured.gaps
+    assert gap.reason.startswith('XCiT attends from channels to channels')
+    assert set(gap.measures) == {name for name in MEASURES if name not in measured.values}
+
+
+def test_measures_that_a_family_lacks_are_refused_by_name() -> None:
+    with pytest.raises(ValueError, match='head_cosine.*channels to channels'):
+        run(classifier(xcit(use_pos_embed=False)), 'photos', measures=['head_cosine'])
+
+
+def test_blocks_without_maps_are_left_out_of_examples() -> None:
+    backbone = davit()
+    backbone.img_size = 16  # which it does not know itself
+    measured = run(classifier(backbone), 'photos', num_images=2).models[0]
+    assert measured.layers['head_cosine'] == [0, 2]
+    # The first has several windows, and those with odd numbers are of channels.
+    assert {layer: tuple(maps.shape) for layer, maps in measured.examples[0].maps.items()} == {
+        2: (4, 4, 4)}
+    assert measured.facts['num_heads'] == [2, 2, 4, 4]
+
+
+def test_attention_to_pooled_keys_is_kept_over_their_grid() -> None:
+    backbone = twins()
+    backbone.img_size = 32
+    maps = run(classifier(backbone), 'photos', num_images=2).models[0].examples[0].maps
+    assert {layer: tuple(each.shape) for layer, each in maps.items()} == {
+        0: (2, 4, 4), 1: (2, 4, 4), 2: (4, 4, 4), 3: (4, 4, 4)}
+    assert all((each.sum((1, 2)) - 1).abs().max() < 1e-5 for each in maps.values())
+
+
+def test_the_model_of_timms_classifier_is_audited() -> None:
+    config = Config(dict(model=dict(
+        type='TimmClassifier', model_name='vit_tiny_patch16_224', img_size=16, patch_size=8,
+        embed_dim=16, depth=2, num_heads=2, num_classes=10)))
+    measured = run(config, 'photos', num_images=2).models[0]
+    assert measured.facts['backbone'] == 'VisionTransformer'
+    assert measured.facts['image_size'] == [16, 16] and set(measured.values) == set(MEASURES)
 
 
 @pytest.mark.parametrize('model', [DEIT, SWIN])

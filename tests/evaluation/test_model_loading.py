@@ -26,12 +26,12 @@ from tests.taps.families.swin import swin
 DEIT = DIGITS / 'deit-nano_digits.py'
 TINY = 'deit_tiny_patch16_224'
 ZOO = 'deit-tiny_4xb256_in1k'
+ARCH = dict(embed_dims=16, num_layers=3, num_heads=2, feedforward_channels=24)
 
 
 def tiny_config(backbone: dict[str, Any] | None = None, **options: Any) -> Config:
     """A config of a classifier with a tiny backbone."""
-    vit = dict(type='VisionTransformer', img_size=12, patch_size=4, arch=dict(
-        embed_dims=16, num_layers=3, num_heads=2, feedforward_channels=24))
+    vit = dict(type='VisionTransformer', img_size=12, patch_size=4, arch=ARCH)
     return Config(dict(dict(model=dict(type='ImageClassifier', backbone={**vit, **(backbone or {})})
                             ), **options))
 
@@ -306,6 +306,26 @@ class TestClassifiers:
         pipeline = load_model(make()).pipeline
         assert (pipeline[0], pipeline[-1]) == (LOAD, PACK)
         assert open_images('photos', pipeline, 1)[0]['inputs'].shape == (3, 12, 12)
+
+    @pytest.mark.parametrize('make', [
+        lambda: dict(type='MAEViT', arch=ARCH, img_size=12, patch_size=4),
+        lambda: dict(type='MaskFeatViT', arch=ARCH, img_size=12, patch_size=4),
+        lambda: dict(type='MILANViT', arch=ARCH, img_size=12, patch_size=4)])
+    def test_backbones_that_mask_patches_are_refused(self, make: Callable) -> None:
+        backbone = make()
+        with pytest.raises(ValueError, match=f"config has the backbone {backbone['type']}, which "
+                                             "masks patches for pre-training; .* in the backbone "
+                                             "'VisionTransformer'"):
+            load_model(Config(dict(model=dict(type='ImageClassifier', backbone=backbone))))
+
+    def test_the_whole_model_of_timms_classifier_is_loaded(self, tmp_path: Path) -> None:
+        cfg = Config(dict(model=dict(type='TimmClassifier', model_name=TINY, img_size=12,
+                                     patch_size=4, embed_dim=16, depth=2, num_heads=2)))
+        wanted = load_model(cfg).model
+        nn.init.ones_(wanted.model.cls_token)
+        loaded = load_model(cfg, save(wanted, tmp_path / 'it.pth'))
+        assert loaded.backbone is loaded.model.model
+        assert same_state(loaded.backbone.state_dict(), wanted.model.state_dict())
 
     def test_other_modules_are_refused(self) -> None:
         with pytest.raises(ValueError, match='image classifiers.*but Linear is a Linear'):

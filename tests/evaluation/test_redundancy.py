@@ -2,6 +2,7 @@
 import copy
 import gc
 import math
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
-from mmpretrain.models.backbones import ResNet, VisionTransformer
+from mmpretrain.models.backbones import ResNet, TIMMBackbone, VisionTransformer
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
@@ -19,18 +20,21 @@ from mmdiverse.evaluation.redundancy import (
     RedundancyMeter,
     RunningMean,
     find_grid,
+    find_key_grid,
     measure_redundancy,
     name_summaries,
     quarter_energy,
     summarize,
 )
 from mmdiverse.measures import MEASURES
+from mmdiverse.taps import build_tap
 from mmdiverse.taps.base import Weights
 from tests import reference
 from tests.measures.cases import CASES, assert_agrees
 from tests.runs import DIGITS
-from tests.taps.families import FAMILIES, Family
+from tests.taps.families import FAMILIES, Family, masked
 from tests.taps.families.swin import swin
+from tests.taps.families.timm_volo import volo
 from tests.taps.families.vit import vit
 
 BY_NAME = {family.name: family for family in FAMILIES}
@@ -44,7 +48,10 @@ OF_WEIGHTS = [name for name in MEASURES if name not in OF_IMAGES]
 SUBSAMPLED = [name for name in OF_IMAGES if MEASURES[name].subsampled]
 ALL_MATRICES = ('q', 'k', 'v', 'proj', 'fc1', 'fc2')
 
+# Their masks are of three images, or drawn anew for each batch.
+MASKED = [family for family in FAMILIES if family.masks or family in masked.FAMILIES]
 every_family = pytest.mark.parametrize('family', HOOKED, ids=str)
+all_families = pytest.mark.parametrize('family', FAMILIES, ids=str)
 two_families = pytest.mark.parametrize('family', [VIT, SWIN], ids=str)
 
 
@@ -643,7 +650,7 @@ def test_a_batch_that_cannot_be_measured_does_not_count(monkeypatch) -> None:
     expected = measure(backbone, [pixels[1:]])
     meter = RedundancyMeter(backbone)
     with monkeypatch.context() as broken:
-        broken.setattr(redundancy, 'find_grid', lambda *sizes: 1 / 0)
+        broken.setattr(redundancy, 'find_key_grid', lambda *sizes: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             see(meter, [pixels[:1]])
     see(meter, [pixels[1:]])
@@ -872,7 +879,7 @@ def test_grid_of_square_patches(num_patches: int, image_size: tuple[int, int],
                                                          (30, (12, 20))])
 def test_no_grid_of_square_patches(num_patches: int, image_size: tuple[int, int]) -> None:
     with pytest.raises(ValueError, match=f'{num_patches} patches are no grid .*{image_size[0]} x '
-                                         f'{image_size[1]} pixels.*`mean_attention_distance`'):
+                                         f'{image_size[1]} pixels'):
         find_grid(num_patches, image_size)
 
 
@@ -898,17 +905,70 @@ def test_distances_on_an_image_that_is_not_square(image_size: tuple[int, int],
         assert_agrees(value, CASES[name].reference(hand.maps(layer)[0], 1, grid))
 
 
-def test_patches_that_are_not_square_have_no_distance() -> None:
-    backbone = oblong((12, 20), (4, 2))
-    with pytest.raises(ValueError, match='30 patches are no grid'):
-        measure(backbone, [torch.randn(1, 3, 12, 20, dtype=torch.float64)])
+# The second has as many patches as a grid of square ones.
+@pytest.mark.parametrize(('image_size', 'patch_size'), [((12, 20), (4, 2)), ((12, 48), (2, 8))])
+def test_patches_that_are_not_square_have_no_distance(image_size: tuple[int, int],
+                                                      patch_size: tuple[int, int]) -> None:
+    meter = RedundancyMeter(oblong(image_size, patch_size))
+    see(meter, [torch.randn(1, 3, *image_size, dtype=torch.float64)])
+    values = meter.compute()
+    assert all(bool(value.isnan().all()) for value in values.pop('mean_attention_distance'))
+    assert not any(value.isnan().any() for value in tensors_of(values))
+    gap, = meter.gaps()
+    assert (gap.measures, gap.layers) == (['mean_attention_distance'], [0, 1])
+    assert f'stands for {patch_size[0]} x {patch_size[1]} pixels, which are no square' in gap.reason
 
 
-def test_other_measures_need_no_grid() -> None:
-    backbone = oblong((12, 20), (4, 2))
-    names = [name for name in OF_IMAGES if name != 'mean_attention_distance']
-    values = measure(backbone, [torch.randn(1, 3, 12, 20, dtype=torch.float64)], names)
-    assert list(values) == names
+@pytest.mark.parametrize(('name', 'layer', 'grid'), [
+    ('t2t', 0, (3, 3)), ('mvit', 1, (4, 4)), ('swin', 0, (4, 4)), ('swin', 3, (4, 4)),
+    ('svt', 2, (2, 2)), ('svt', 3, (4, 4)), ('pcpvt', 0, (4, 4)), ('vit-sam', 1, (4, 4)),
+    ('timm-swin-oblong-windows', 0, (4, 2)), ('timm-mvit-class-token', 0, (2, 2))])
+def test_grid_of_the_keys(name: str, layer: int, grid: tuple[int, int]) -> None:
+    family = BY_NAME[name]
+    tap, pixels = build_tap(family.build()), family.images()
+    tap.attach([('maps', layer)])
+    with torch.no_grad(), tap.recording():
+        tap.backbone(pixels)
+        assert find_key_grid(tap, tap.record('maps', layer), 3, pixels.shape[-2:]) == grid
+
+
+@pytest.mark.parametrize(('name', 'layers', 'reason'), [
+    ('timm-hiera', [0, 3], 'tokens do not stand row by row'),
+    ('timm-hiera', [1], r'queries \(4\) and keys \(16\) are not the same tokens'),
+    ('mobilevit', [0, 1, 2], 'it is not known where the tokens of a window are'),
+    ('pcpvt', [0, 1], r'queries \(64\) and keys \(16\) are not the same tokens'),
+    ('mae', [0, 1, 2], 'it is not known where the 4 patches are')])
+def test_reasons_for_no_distance(name: str, layers: list[int], reason: str) -> None:
+    family = BY_NAME[name]
+    meter = RedundancyMeter(family.build(), ['mean_attention_distance'])
+    see(meter, [family.images()])
+    assert all(bool(meter.compute()['mean_attention_distance'][layer].isnan().all())
+               for layer in layers)
+    assert any(gap.layers == layers and re.fullmatch(reason, gap.reason) for gap in meter.gaps())
+
+
+def test_windows_that_padding_leaves_different_are_averaged() -> None:
+    # 6 x 6 tokens in windows of 4: of 16, 8, 8 and 4 tokens; then 3 x 3 in one.
+    torch.manual_seed(0)
+    backbone = swin(img_size=12, pad_small_map=True).double()
+    backbone.eval()
+    pixels = torch.randn(3, 3, 12, 12, dtype=torch.float64)
+    names = ['head_cosine', 'attention_entropy', 'mean_attention_distance']
+    meter = RedundancyMeter(backbone, names)
+    see(meter, pixels.split([2, 1]))
+    tap = build_tap(backbone)
+    tap.attach([('maps', 0)])
+    with torch.no_grad(), tap.recording():
+        backbone(pixels)
+        records = tap.records('maps', 0)
+        windows = [window for record in records for window in record.maps]
+    assert len(records) == 3 and len(windows) == 12
+    values = meter.compute()
+    for name in names[:2]:
+        expected = torch.stack([CASES[name].reference(window, 0, None) for window in windows])
+        assert_agrees(values[name][0], expected.mean(0))
+    assert values['mean_attention_distance'][0].isnan().all()
+    assert meter.gaps()[0].reason == 'windows at the edge are padded, and hold fewer tokens'
 
 
 def test_distances_in_a_swin_are_those_of_its_window() -> None:
@@ -933,6 +993,151 @@ def test_windows_of_a_swin_on_an_image_that_is_not_square(image_size: tuple[int,
     values = measure(backbone, [torch.randn(2, 3, *image_size, dtype=torch.float64)],
                      ['mean_attention_distance'])['mean_attention_distance']
     assert all(bool(value.isfinite().all()) for value in values)
+
+
+# Every family
+
+
+@all_families
+def test_every_family_is_measured_where_it_can_be(family: Family) -> None:
+    meter = RedundancyMeter(family.build().double(), matrices='all', embed=True)
+    see(meter, [family.images().double()])
+    values = meter.compute()
+    depth = len(meter.tap.blocks)
+    without = {(name, layer) for gap in meter.gaps() for name in gap.measures
+               for layer in gap.layers}
+    assert family.with_maps or ('head_cosine', 0) in without
+    for measured in meter.measures:
+        value, layers = values[measured.name], meter.layers(measured)
+        if measured.axis == 'layer pair':
+            assert value.shape == (depth + 1, depth + 1) and not value.isinf().any()
+            assert value.diagonal().isfinite().all()
+        elif measured.captured == 'weight':
+            assert list(value) == list(meter.matrices)
+            assert all(len(blocks) == depth and tensor.isfinite().all()
+                       for blocks in value.values() for tensor in blocks)
+        else:
+            assert len(value) == len(layers)
+            for layer, tensor in zip(layers, value):
+                heads = meter.tap.count_heads(layer) if measured.level == 'attention' else 0
+                assert tensor.shape == {'layer': (), 'head': (heads, ),
+                                        'head pair': (heads, heads)}[measured.axis]
+                undefined = (measured.name, layer) in without
+                # Outputs of few tokens, or the same for all, have no alignment.
+                assert measured.name == 'head_output_cka' or \
+                    torch.equal(tensor.isfinite(), torch.full_like(tensor, not undefined).bool())
+
+
+@pytest.mark.parametrize('family', [family for family in FAMILIES if family not in MASKED],
+                         ids=str)
+def test_batch_size_does_not_matter_to_any_family(family: Family) -> None:
+    backbone, pixels = family.build().double(), family.images().double()
+    assert_same(measure(backbone, pixels.split([2, 1])), measure(backbone, [pixels]), rtol=1e-6,
+                atol=1e-9)
+
+
+@all_families
+def test_every_family_is_left_as_it_was(family: Family) -> None:
+    backbone, pixels = family.build(), family.images()
+    with torch.no_grad():
+        expected = backbone(pixels)
+    before = hooks_of(backbone)
+    meter = RedundancyMeter(backbone)
+    with torch.no_grad(), meter.measuring():
+        outputs = backbone(pixels)
+    meter.detach()
+    assert all(torch.equal(*pair) for pair in zip(outputs, expected, strict=True))
+    assert hooks_of(backbone) == before
+
+
+# What a backbone lacks
+
+
+@pytest.fixture
+def warnings_of(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    said: list[str] = []
+    monkeypatch.setattr(redundancy, 'print_log', lambda text, logger, level: said.append(text))
+    return said
+
+
+def test_blocks_without_maps_are_no_layers_of_attention() -> None:
+    family = BY_NAME['davit']
+    meter = RedundancyMeter(family.build(), ['head_cosine', 'token_cosine_signed', 'stable_rank'])
+    see(meter, [family.images()])
+    assert [meter.layers(measured) for measured in meter.measures] == [
+        [0, 2], [0, 1, 2, 3], [0, 1, 2, 3]]
+    names = list(name_summaries(meter))
+    assert names[:4] == ['head_cosine', 'head_cosine/block_0', 'head_cosine/block_2',
+                         'token_cosine_signed']
+
+
+def test_values_of_blocks_with_maps_are_theirs() -> None:
+    family = BY_NAME['davit']
+    backbone, pixels = family.build(), family.images()
+    tap = build_tap(backbone)
+    tap.attach([('maps', 2)])
+    with torch.no_grad(), tap.recording():
+        backbone(pixels)
+        maps = tap.record('maps', 2).maps.double()
+    value = measure(backbone, [pixels], ['head_cosine'])['head_cosine'][1]
+    expected = torch.stack([CASES['head_cosine'].reference(each, 0, None) for each in maps])
+    torch.testing.assert_close(value, expected.mean(0), rtol=1e-5, atol=1e-5)
+
+
+def test_measures_by_name_that_no_block_has_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"\['head_cosine'\] of `measures` cannot be had: XCiT "
+                                         r'attends from channels to channels.*; leave them out'):
+        RedundancyMeter(BY_NAME['xcit'].build(), ['stable_rank', 'head_cosine'])
+
+
+@pytest.mark.parametrize('measures', ['all', 'default'])
+def test_a_set_leaves_out_what_no_block_has_and_says_so(measures: str, warnings_of: list[str]
+                                                        ) -> None:
+    meter = RedundancyMeter(BY_NAME['xcit'].build(), measures)
+    assert {measured.level for measured in meter.measures} == {'patch', 'weight'}
+    gap, = meter.gaps()
+    assert 'head_cosine' in gap.measures and gap.layers == [0, 1, 2]
+    assert warnings_of == [f'not measured of XCiT: {gap}']
+    assert 'in blocks 0 to 2: XCiT attends from channels to channels' in warnings_of[0]
+
+
+def test_a_backbone_that_has_all_is_measured_without_a_word(warnings_of: list[str]) -> None:
+    assert not RedundancyMeter(build(VIT)).gaps() and not warnings_of
+
+
+def test_a_matrix_that_a_block_lacks_is_not_defined_there() -> None:
+    # Its first block has neither queries nor keys.
+    meter = RedundancyMeter(volo(outlook_attention=(True, False)), OF_WEIGHTS, matrices='all')
+    assert set(meter.matrices) == set(ALL_MATRICES)
+    for values in (meter.compute(), meter.measure_weights(('q', 'v'), per_head=True)):
+        for name in OF_WEIGHTS:
+            assert [bool(value.isnan().all()) for value in values[name]['q']] == [
+                True, True, False]
+            assert not any(bool(value.isnan().any()) for value in values[name]['v'])
+    assert [(gap.matrix, gap.layers) for gap in meter.gaps()] == [('q', [0, 1]), ('k', [0, 1])]
+    assert 'of q in blocks 0, 1: Outlooker has no such matrix' in str(meter.gaps()[0])
+
+
+def test_means_over_matrices_are_of_those_that_there_are() -> None:
+    values = dict(q=[float64(math.nan), float64(2.)], v=[float64(1.), float64(4.)])
+    assert summarize(MEASURES['stable_rank'], values) == [1, 3]
+
+
+def test_shares_of_heads_that_share_keys_are_no_matrices() -> None:
+    meter = RedundancyMeter(BY_NAME['timm-eva-shared-keys'].build(), OF_WEIGHTS)
+    assert meter.blocks_with('k') == [0, 1, 2] and not meter.blocks_with('k', per_head=True)
+    assert [gap.matrix for gap in meter.gaps(['q', 'k'])] == ['heads in k']
+
+
+def test_a_backbone_without_named_matrices_is_measured_at_other_levels() -> None:
+    backbone = TIMMBackbone('vit_small_patch16_18x2_224', img_size=32, patch_size=16, embed_dim=32,
+                            depth=2, num_heads=2)
+    meter = RedundancyMeter(backbone)
+    assert {measured.level for measured in meter.measures} == {'patch'}
+    assert {gap.measures[0] for gap in meter.gaps()} == {'head_cosine', 'pca_energy'}
+    with pytest.raises(ValueError, match=r"\['stable_rank'\] of `measures` cannot be had: a "
+                                         'ParallelThingsBlock has several attentions'):
+        RedundancyMeter(backbone, ['stable_rank'])
 
 
 # The running mean
@@ -1117,6 +1322,14 @@ def test_batches_of_a_classifier_do_not_matter(name: str) -> None:
     assert parts == {name: pytest.approx(values, rel=1e-4 if MEASURES[name].finish else 1e-5,
                                          abs=1e-6, nan_ok=True)
                      for name, values in whole.items()}
+
+
+def test_the_model_of_timms_classifier_is_its_backbone() -> None:
+    init_default_scope('mmpretrain')
+    model = MODELS.build(dict(type='TimmClassifier', model_name='vit_tiny_patch16_224',
+                              img_size=16, patch_size=8, embed_dim=16, depth=2, num_heads=2))
+    values = measure_redundancy(model, batches([2]), ['head_cosine'])
+    assert len(values['head_cosine']) == 2
 
 
 def test_a_classifier_is_left_in_evaluation_mode() -> None:

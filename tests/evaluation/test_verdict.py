@@ -6,7 +6,7 @@ import torch
 from mmengine.config import Config
 
 from mmdiverse.evaluation.audit import CURVE, ModelAudit
-from mmdiverse.evaluation.redundancy import summarize
+from mmdiverse.evaluation.redundancy import Gap, summarize
 from mmdiverse.evaluation.verdict import format_fragment, judge, suggest
 from mmdiverse.hooks import DiversityHook
 from mmdiverse.measures import MEASURES
@@ -124,6 +124,36 @@ def test_terms_stand_where_the_redundancy_is() -> None:
         ('ConditionalOrthogonalityLoss', 'weight', [1, 2]),
         ('CosineLoss', 'weight', [3])]
     assert [term['matrices'] for term in suggested[3:]] == [['q'], ['fc1']]
+
+
+def test_blocks_without_maps_keep_their_numbers() -> None:
+    # As in DaViT, every second block has no map.
+    twins = torch.tensor([[1., .97], [.97, 1.]])
+    audit = model(head_cosine=[twins * 0.5, twins], attention_entropy=[torch.tensor([.5, .99])] * 2)
+    audit.layers.update(head_cosine=[0, 2], attention_entropy=[0, 2])
+    assert [finding.layers for finding in judge(audit)[2:4]] == [[2], [0, 2]]
+    assert suggest(audit)[0].config['layers'] == [2]
+
+
+def test_what_is_nowhere_defined_is_not_judged() -> None:
+    nan = torch.tensor(torch.nan)
+    audit = model(token_cosine_absolute=[nan] * 5, attention_entropy=[nan.expand(2)] * 4,
+                  neuron_cosine_max=dict(q=[nan] * 4), head_cosine=[nan.expand(2, 2)] * 4)
+    assert [finding.level for finding in judge(audit)] == ['patch', 'attention', 'weight']
+    assert suggest(audit) == []
+
+
+def test_a_term_names_no_matrix_that_one_of_its_blocks_lacks() -> None:
+    # As in VOLO, the first two blocks have no queries.
+    none = torch.full((CURVE, ), torch.nan)
+    audit = model(pca_energy=dict(q=[none, none, STEEP, STEEP], v=[STEEP] * 4, fc1=[FLAT] * 4))
+    audit.facts['matrices'] = ['q', 'v', 'fc1']
+    audit.gaps = [Gap(['pca_energy'], [0, 1], 'an outlooker has none', 'q')]
+    terms = [suggestion.config for suggestion in suggest(audit)]
+    assert [(term['matrices'], term['layers']) for term in terms] == [(['q'], [2, 3]),
+                                                                      (['v'], 'all')]
+    assert terms[1]['name'] == 'weight_v'  # for DiversityHook wants different names
+    DiversityHook(terms)
 
 
 def test_where_all_blocks_are_redundant_it_says_all() -> None:

@@ -10,7 +10,7 @@ from mmengine.runner import Runner
 
 from mmdiverse.evaluation.redundancy import RedundancyMeter, name_summaries
 from mmdiverse.hooks import RedundancyHook
-from mmdiverse.hooks.redundancy_hook import DEFAULT
+from mmdiverse.measures import DEFAULT
 from tests.runs import digits_config, same_state, train
 
 
@@ -91,6 +91,18 @@ def test_nothing_stays_attached(tmp_path: Path) -> None:
     runner = run(tmp_path)
     assert not any(module._forward_hooks or module._forward_pre_hooks
                    for module in runner.model.modules())
+
+
+def test_the_model_of_timms_classifier_is_measured(tmp_path: Path) -> None:
+    cfg = digits_config('deit-nano_digits', tmp_path, batches=2)
+    cfg.model = dict(type='TimmClassifier', model_name='xcit_nano_12_p16_224', num_classes=10,
+                     patch_size=8, img_size=16, embed_dim=16, depth=2, num_heads=2)
+    cfg.custom_hooks = [dict(type='mmdiverse.RedundancyHook', interval=2)]
+    line, = scalars(train(cfg))
+    # It has no attention maps.
+    expected = {f'redundancy/{name}{layer}' for name in DEFAULT if name != 'head_cosine'
+                for layer in ('', '/block_0', '/block_1')}
+    assert set(line) == {*expected, 'step'}
 
 
 @pytest.mark.parametrize('interval', [-1, 1.5, 'often'])

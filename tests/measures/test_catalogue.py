@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmdiverse.measures import MEASURES, Measure, find_measures
+from mmdiverse.measures import DEFAULT, MEASURES, Measure, find_measures
 from mmdiverse.measures.base import AXES
 from mmdiverse.records import AttentionRecord, HeadRecord, Record
 from tests import reference
@@ -133,6 +133,12 @@ def test_all_measures_are_found() -> None:
     assert find_measures('all') == list(MEASURES.values())
 
 
+def test_default_measures_have_one_of_each_level() -> None:
+    measures = find_measures('default')
+    assert [measure.name for measure in measures] == list(DEFAULT)
+    assert {measure.level for measure in measures} == {'patch', 'attention', 'weight'}
+
+
 def test_measures_are_found_in_the_order_of_their_names() -> None:
     names = ['stable_rank', 'head_cosine']
     assert [measure.name for measure in find_measures(names)] == names
@@ -140,7 +146,7 @@ def test_measures_are_found_in_the_order_of_their_names() -> None:
 
 @pytest.mark.parametrize('names', ['head_cosine', '', ['head_cosine', 1], [None]])
 def test_what_is_no_list_of_names_is_refused(names: object) -> None:
-    with pytest.raises(TypeError, match="`measures` must be 'all' or a list of names"):
+    with pytest.raises(TypeError, match="`measures` must be 'all', 'default' or a list of names"):
         find_measures(names)
 
 

@@ -48,6 +48,47 @@ def both_kinds(heads: int, num: int) -> list[AttentionRecord]:
     return [AttentionRecord(maps=maps), AttentionRecord(q=q, k=k, scale=0.5)]
 
 
+# Keys that are fewer or more than queries
+
+
+def pooled(num_queries: int, num_keys: int) -> AttentionRecord:
+    return record((2 * torch.randn(1, 3, num_queries, num_keys, dtype=torch.float64)).softmax(-1))
+
+
+pooling = pytest.mark.parametrize(('num_queries', 'num_keys'), [(6, 3), (2, 8), (1, 4)])
+
+
+@pooling
+def test_entropy_to_pooled_keys_is_that_of_scipy(num_queries: int, num_keys: int) -> None:
+    made = pooled(num_queries, num_keys)
+    expected = scipy.stats.entropy(made.maps.numpy(), axis=-1, base=num_keys).mean(-1)
+    np.testing.assert_allclose(attention_entropy(made).numpy(), expected)
+
+
+@pooling
+def test_divergence_to_pooled_keys_is_that_of_scipy(num_queries: int, num_keys: int) -> None:
+    made = pooled(num_queries, num_keys)
+    first, second = made.maps[0, :2].numpy()
+    expected = (jensenshannon(first, second, base=2, axis=-1)**2).mean()
+    assert head_jensen_shannon(made)[0, 0, 1].item() == pytest.approx(expected)
+
+
+@pooling
+def test_cosine_to_pooled_keys_is_that_of_sklearn(num_queries: int, num_keys: int) -> None:
+    made = pooled(num_queries, num_keys)
+    np.testing.assert_allclose(head_cosine(made)[0].numpy(),
+                               cosine_similarity(made.vectors()[0].numpy()))
+
+
+def test_entropy_to_a_single_key_is_not_defined() -> None:
+    assert attention_entropy(pooled(4, 1)).isnan().all()
+
+
+def test_distance_without_a_grid_is_not_defined() -> None:
+    value = mean_attention_distance(pooled(6, 3))
+    assert value.shape == (1, 3) and value.isnan().all()
+
+
 # Uniform attention
 
 def test_uniform_heads_have_cosine_one() -> None:

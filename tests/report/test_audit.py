@@ -20,11 +20,13 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from mmdiverse.config import CONFIGS, diversify
 from mmdiverse.evaluation.audit import Audit, audit
+from mmdiverse.evaluation.model_loading import load_model
 from mmdiverse.evaluation.verdict import judge, suggest
 from mmdiverse.measures import MEASURES
 from mmdiverse.registry import HOOKS
 from mmdiverse.report.audit import check_out_dir, to_dict, write_report
 from mmdiverse.report.audit_figures import say_number
+from tests.taps.families.xcit import xcit
 
 DEIT = CONFIGS / 'digits' / 'deit-nano_digits.py'
 SWIN = CONFIGS / 'digits' / 'swin-nano_digits.py'
@@ -309,6 +311,41 @@ def test_what_is_not_defined_is_left_blank(audited: Audit, tmp_path: Path) -> No
 def test_numbers_for_people() -> None:
     assert [say_number(value) for value in (math.nan, 0.5, -1234., 121.96, 8.77e-5)] == [
         '–', '0.500', '−1.23 × 10³', '122', '8.77 × 10⁻⁵']
+
+
+@pytest.fixture(scope='module')
+def without_maps(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of a model without attention maps beside one with them."""
+    model = load_model(DEIT).model
+    model.backbone = xcit(use_pos_embed=False)
+    folder = tmp_path_factory.mktemp('xcit')
+    audit([load_model(model, name='lacking'), DEIT], out_dir=folder,
+          **FEW | dict(images='photos', num_images=2))
+    return folder / 'audit.html'
+
+
+def test_what_is_not_measured_is_said_with_the_reason(without_maps: Path) -> None:
+    reason = 'XCiT attends from channels to channels, so its blocks have no attention maps'
+    text = text_of(without_maps)
+    assert text.count(reason) == 2  # in the verdict and below the table
+    assert ('Not measured: lacking head cosine, Jensen-Shannon divergence of heads, linear CKA of '
+            'head outputs, attention entropy, mean attention distance (blocks 0 to 2): '
+            f'{reason}') in text
+    content = json.loads((without_maps.parent / 'audit.json').read_text())
+    gap, = content['models'][0]['gaps']
+    assert gap['reason'].startswith(reason) and gap['layers'] == [0, 1, 2]
+    assert content['models'][1]['gaps'] == []
+
+
+def test_a_measure_of_one_model_is_shown_beside_one_that_lacks_it(without_maps: Path) -> None:
+    text = text_of(without_maps)
+    assert re.search(r'head cosine – 0\.\d+ – ↓', text)
+    assert 'Not measured of lacking.' in text
+    figures = {path.stem for path in (without_maps.parent / 'figures').glob('*.svg')}
+    assert 'head_cosine_deit-nano_digits_pairs' in figures
+    assert 'head_cosine_lacking_pairs' not in figures
+    ids = set(Reader(without_maps).all('id'))
+    assert 'definition-head_cosine' in ids and len(ids) > len(MEASURES)
 
 
 # Browser --------------------------------------------------------------------------------------

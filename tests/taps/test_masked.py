@@ -8,11 +8,8 @@ from mmpretrain.models.selfsup import (
     MaskFeatViT,
     iTPNHiViT,
 )
-from mmpretrain.registry import MODELS
-from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
-from mmdiverse.hooks import DiversityHook
 from mmdiverse.image_mask import ImageMask
 from mmdiverse.taps.base import HEADS
 from tests.taps.families import attached
@@ -56,6 +53,17 @@ def test_no_mask_token_enters_a_record_of_patches(name: str, layer: int | str, n
         record, = tap.records('patch', layer)  # the third image has but one patch left
         visible = [tokens[index][MASK[index] == 0] for index in range(2)]
         assert torch.equal(record.vectors(), torch.stack(visible))
+
+
+@every_backbone
+def test_every_pass_has_a_mask_of_its_own(name: str) -> None:
+    backbone = build(name)
+    tap = attached(backbone)
+    with tap.recording():
+        for mask in (MASK, 0 * MASK):
+            backbone(images(), mask)
+        shapes = [record.shape[:2] for record in tap.records('patch', 0)]
+    assert shapes == [(2, 7), (3, 9)]
 
 
 @every_backbone
@@ -153,48 +161,3 @@ def test_padding_is_refused_where_the_place_of_patches_is_lost() -> None:
             tap.records('patch', 0)
 
 
-ARCH = dict(embed_dims=16, num_layers=3, num_heads=2, feedforward_channels=24)
-PRETRAINING = {
-    'mae': dict(
-        type='MAE',
-        backbone=dict(type='MAEViT', arch=ARCH, img_size=12, patch_size=4, mask_ratio=0.5),
-        neck=dict(type='MAEPretrainDecoder', num_patches=9, patch_size=4, embed_dim=16,
-                  decoder_embed_dim=16, decoder_depth=1, decoder_num_heads=2),
-        head=dict(type='MAEPretrainHead', patch_size=4, loss=dict(type='PixelReconstructionLoss',
-                                                                  criterion='L2'))),
-    'simmim': dict(
-        type='SimMIM',
-        backbone=dict(type='SimMIMSwinTransformer', img_size=56, out_indices=(1, ),
-                      arch=dict(embed_dims=8, depths=[2, 2], num_heads=[2, 4])),
-        neck=dict(type='SimMIMLinearDecoder', in_channels=16, encoder_stride=8),
-        head=dict(type='SimMIMHead', patch_size=4, loss=dict(
-            type='PixelReconstructionLoss', criterion='L1', channel=3))),
-    'mocov3': dict(
-        type='MoCoV3',
-        backbone=dict(type='MoCoV3ViT', arch=ARCH, img_size=12, patch_size=4),
-        neck=dict(type='NonLinearNeck', in_channels=16, hid_channels=16, out_channels=8,
-                  num_layers=2, with_avg_pool=False),
-        head=dict(type='MoCoV3Head', temperature=1., loss=dict(type='CrossEntropyLoss'),
-                  predictor=dict(type='NonLinearNeck', in_channels=8, hid_channels=16,
-                                 out_channels=8, num_layers=2, with_avg_pool=False))),
-}
-
-
-@pytest.mark.parametrize('name', PRETRAINING)
-def test_pre_training_is_diversified(name: str) -> None:
-    model = MODELS.build(PRETRAINING[name])
-    model.train()
-    hook = DiversityHook(terms=[
-        dict(type='CosineLoss', on='patch', layers=-1, weight=0.5),
-        dict(type='CosineLoss', on='attention', layers='all', weight=0.1),
-        dict(type='CosineLoss', on='weight', layers='all', weight=0.1)])
-    hook.attach(model)
-    side = 56 if name == 'simmim' else 12
-    mask = (torch.rand(14, 14) < 0.5).float()
-    samples = [DataSample(mask=mask) for _ in range(3)]
-    views = [images(side), images(side).flip(-1)]
-    losses = model(views if name == 'mocov3' else views[0], samples, mode='loss')
-    total, logged = model.parse_losses(losses)
-    total.backward()
-    assert {'loss_patch_cosine', 'loss_attention_cosine', 'loss_weight_cosine'} <= logged.keys()
-    assert torch.isfinite(total)

@@ -63,3 +63,20 @@ def test_windowed_attention_of_another_kind_is_refused() -> None:
     with pytest.raises(ValueError, match="is a WindowMSAV2, .*drop the terms with "
                                          "`on='attention'`"):
         build_tap(backbone).attach([('maps', 0)])
+
+
+def test_views_of_two_sizes_have_windows_of_their_own() -> None:
+    backbone = swin(pad_small_map=True)
+    backbone.eval()
+    tap = attached(backbone)
+    expected = []
+    views = torch.randn(2, 3, 16, 16), torch.randn(2, 3, 12, 12)
+    for images in views:  # windows divide the tokens of the first alone
+        with tap.recording():
+            backbone(images)
+            expected.append([record.shape for record in tap.records('maps', 0)])
+    with tap.recording():
+        for images in views:
+            backbone(images)
+        shapes = [record.shape for record in tap.records('maps', 0)]
+    assert shapes == expected[0] + expected[1] and len(expected[1]) > 1

@@ -25,5 +25,6 @@ def test_outlookers_have_values_but_no_queries() -> None:
     assert torch.equal(record.vectors()[0], backbone.network[0][0].attn.v.weight)
     tap.check_weights(Weights(('v', 'proj', 'fc1', 'fc2')))
     with pytest.raises(ValueError, match=r"from \['v', 'proj', 'fc1', 'fc2'\] in block 0 "
-                                         r"\(Outlooker\), but got \['q'\]"):
+                                         r"\(Outlooker\), but got \['q'\]; `layers` of a "
+                                         r"term may be among \[2\]"):
         tap.check_weights(Weights(('q', )))

@@ -9,6 +9,7 @@ from mmdiverse.datasets import Digits
 from mmdiverse.hooks import DiversityHook
 from mmdiverse.taps import build_tap
 from tests.taps.families import FAMILIES, Family, everything
+from tests.taps.families.timm_volo import volo
 
 TERMS = {
     'patch': dict(type='CosineLoss'),
@@ -59,3 +60,14 @@ def test_every_level_has_a_finite_loss_and_a_gradient(family: Family, on: str) -
                  if parameter.grad is not None]
     assert all(gradient.isfinite().all() for gradient in gradients)
     assert any(gradient.any() for gradient in gradients)
+
+
+def test_a_term_of_weights_may_leave_outlookers_out() -> None:
+    model = Model(volo(outlook_attention=(True, False))).train()
+    term = dict(type='SoftOrthogonalityLoss', on='weight', weight=1.)
+    hook = DiversityHook([dict(term, layers=-1)])
+    hook.attach(model)
+    model(torch.randn(2, 3, 32, 32), mode='loss')['loss_weight_soft_orthogonality'].backward()
+    assert model.backbone.network[2][0].attn.qkv.weight.grad.any()
+    with pytest.raises(ValueError, match=r"in block 1 \(Outl.*`layers` of a term may be among \[2"):
+        DiversityHook([dict(term, layers=[2, 1])]).attach(model)

@@ -57,14 +57,37 @@ def test_patches_do_not_mind_attention_of_another_kind() -> None:
         assert tap.records('patch', 1)[0].vectors().shape == (2, 9, 16)
 
 
-def test_of_two_views_the_second_is_read() -> None:
+def test_every_pass_of_a_step_is_read() -> None:
     backbone, views = vit(MoCoV3ViT), torch.randn(2, 3, 3, 12, 12)
     backbone.eval()
     tap = attached(backbone)
-    read = []
-    for passes in (views, views[1:]):
+    expected = []
+    for images in views:
         with tap.recording():
-            for images in passes:
-                backbone(images)
-            read.append(tap.records('patch', 2)[0].vectors())
-    assert torch.equal(*read)
+            backbone(images)
+            expected.append(tap.record('maps', 2).vectors())
+    with tap.recording():
+        for images in views:
+            backbone(images)
+        records = tap.records('maps', 2)
+        assert all(torch.equal(record.vectors(), alone)
+                   for record, alone in zip(records, expected, strict=True))
+        with pytest.raises(ValueError, match='MoCoV3ViT was called 2 times in one step'):
+            tap.record('patch', 2)
+    with tap.recording():  # the next step
+        backbone(views[0])
+        assert torch.equal(tap.record('maps', 2).vectors(), expected[0])
+
+
+def test_gradients_of_a_loss_are_those_of_every_pass() -> None:
+    backbone, views = vit(), torch.randn(2, 3, 3, 12, 12)
+    backbone.eval()
+    tap = attached(backbone)
+    with tap.recording():
+        loss = sum(factor * backbone(images)[0].square().mean()
+                   for factor, images in enumerate(views, start=1))
+        both = tap.gradient_records(1, loss)
+    with tap.recording():
+        alone, = tap.gradient_records(1, 2 * backbone(views[1])[0].square().mean())
+    assert len(both) == 2
+    torch.testing.assert_close(both[1].vectors(), alone.vectors())
