@@ -238,5 +238,5 @@ def _save(figure: Figure, panels: dict[str, np.ndarray], path: str | Path) -> No
     handles = {label: handle for row in panels.values()
                for handle, label in zip(*row[0].get_legend_handles_labels())}
     figure.legend(handles.values(), handles, loc='outside lower center', frameon=False,
-                  ncols=min(8, len(handles)))
+                  ncols=min(int(figure.get_figwidth() / 1.5), len(handles)))
     figure.savefig(path, dpi=110)
