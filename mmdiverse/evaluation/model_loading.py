@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from ..config import load_config, type_name
 from ..model_hub import list_models
 from ..taps import build_tap
-from ..taps.base import find_backbone
+from ..taps.base import WHOLE_MODELS, find_backbone
 
 TIMM = 'timm:'
 #: What `checkpoint` says of a model that came with its weights.
@@ -39,9 +39,6 @@ AS_GIVEN = 'as given'
 LOAD = dict(type='LoadImageFromFile', imdecode_backend='pillow')
 PACK = dict(type='PackInputs')
 RESIZING = {'Resize', 'ResizeEdge', 'CenterCrop', 'EfficientNetCenterCrop'}
-
-#: Classifiers of MMPretrain that hold a whole model, whose keys in a checkpoint have no prefix.
-WHOLE = ('TimmClassifier', 'HuggingFaceClassifier')
 
 #: At most so many keys are named of a checkpoint that does not fit.
 NAMED = 4
@@ -114,7 +111,7 @@ def load_model(model: str | Path | Config | nn.Module, checkpoint: str | Path | 
         if source.startswith(TIMM):
             checkpoint = _load_timm_weights(backbone.timm_model, source, checkpoint)
         elif checkpoint is not None:
-            prefix = '' if type(classifier).__name__ in WHOLE else 'backbone.'
+            prefix = '' if isinstance(classifier, WHOLE_MODELS) else 'backbone.'
             state = {key.removeprefix(prefix): value
                      for key, value in read_state(checkpoint).items() if key.startswith(prefix)}
             _load_weights(backbone, state, source, checkpoint)
@@ -219,7 +216,8 @@ def _timm_config(source: str, checkpoint: str | Path | None) -> Config:
 def _build(cfg: dict, source: str) -> nn.Module:
     model = cfg.get('model') or {}
     # Said before a language model is built.
-    if 'backbone' not in model and type_name(model) not in WHOLE:
+    if 'backbone' not in model and \
+            type_name(model) not in [kind.__name__ for kind in WHOLE_MODELS]:
         raise _no_classifier(source, type_name(model) or 'config without `model`')
     return MODELS.build({'data_preprocessor': cfg.get('data_preprocessor'), **deepcopy(model)})
 

@@ -28,6 +28,9 @@ Layer = int | str
 #: What is captured (``'patch'``, ``'maps'``, ``'values'`` or ``'outputs'``), and at which layer.
 Request = tuple[str, Layer]
 
+#: Classifiers of MMPretrain that hold a whole model in the place of a ``backbone``.
+WHOLE_MODELS = (TimmClassifier, HuggingFaceClassifier)
+
 #: What may stand for a head at attention level.
 HEADS = ('maps', 'values', 'outputs')
 
@@ -712,11 +715,8 @@ class Tap:
 
 
 def find_backbone(model: nn.Module) -> nn.Module | None:
-    """What taps read of a model: its ``backbone``, if it has one.
-
-    MMPretrain's ``TimmClassifier`` and ``HuggingFaceClassifier`` hold a whole model in its place.
-    """
-    if isinstance(model, (TimmClassifier, HuggingFaceClassifier)):
+    """What taps read of a model: its ``backbone``, or the model that it holds, if it has one."""
+    if isinstance(model, WHOLE_MODELS):
         return model.model
     return getattr(model, 'backbone', None)
 
