@@ -157,6 +157,7 @@ def remove_mixing(cfg: Config) -> Config:
         model.neck = dict(type='GlobalAveragePooling')
     model.head.loss = {'label_smooth_val': 0., **(model.head.get('loss') or {}),
                        'type': 'LabelSmoothLoss', 'mode': 'original'}
+    model.head.loss.pop('image_share', None)
     _replace_augments(cfg, {mixing: augment for augment, mixing in MIXING_AUGMENTS.items()})
     for preprocessor in _preprocessors(cfg):
         preprocessor.pop('type', None)

@@ -13,4 +13,7 @@ model = dict(
         dict(type='mmdiverse.PatchMixup', alpha=0.8),
         dict(type='mmdiverse.PatchCutMix', alpha=1.0),
     ]))
+# With the fragment's own coefficients, the heads of this model stay as they are.
+_base_.diversity.terms[2].weight = 0.1
+_base_.diversity.terms[3].weight = 0.02
 custom_hooks = [_base_.diversity]

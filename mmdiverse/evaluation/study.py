@@ -19,6 +19,7 @@ from typing import Any
 
 import mmpretrain
 import torch
+import yaml
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.fileio import load, put_text
@@ -41,6 +42,16 @@ COLUMNS = ('study', 'model', 'arm', 'seed', 'config', 'machine', 'status', 'meas
            'block', 'value')
 ENDED, FAILED, OUT_OF_MEMORY = 'ended', 'failed', 'out of memory'
 FAILURE, LOG = 'failure.json', 'study.log'
+
+
+class _StudyLoader(yaml.SafeLoader):
+    """Reads ``on`` as the key of a term that it is, where YAML 1.1 reads ``true``."""
+
+
+_StudyLoader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers
+            if tag != 'tag:yaml.org,2002:bool' or first in 'tTfF']
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()}
 
 
 @dataclass(frozen=True)
@@ -94,11 +105,15 @@ def load_study(path: str | Path) -> Study:
 
     Raises:
         FileNotFoundError: If it or a config is not there.
-        ValueError: If a key is unknown or missing, a config does not count epochs or does not
-            validate each, or an arm differs from its plain twin in more than diversity.
+        ValueError: If it is no YAML, a key is unknown or missing, a config does not count epochs
+            or does not validate each, or an arm differs from its plain twin in more than diversity.
     """
     path = Path(path)
-    content = _check_keys('study', load(path), path.name)
+    try:
+        content = yaml.load(path.read_text(), _StudyLoader)
+    except yaml.YAMLError as error:
+        raise ValueError(f'{path.name} is no YAML: {error}') from error
+    _check_keys('study', content, path.name)
     seeds = content['seeds']
     if not (isinstance(seeds, list) and seeds and len({*seeds}) == len(seeds)
             and all(isinstance(seed, int) and seed >= 0 for seed in seeds)):

@@ -1,5 +1,5 @@
 """Cross-entropy of every token against its own mixture of two labels."""
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -157,27 +157,34 @@ def linear_patch_mixing_cross_entropy(features: Tensor, weight: Tensor, bias: Te
 class PatchMixingLoss(nn.Module):
     r"""Mean of the cross-entropies of an image and of all its patches.
 
-    .. math:: \frac{1}{1 + N} \Big(\mathrm{CE}_\text{image} + \sum_{i=1}^N \mathrm{CE}_i\Big)
+    .. math:: s\, \mathrm{CE}_\text{image} + \frac{1 - s}{N} \sum_{i=1}^N \mathrm{CE}_i
 
-    averaged over the batch; see :func:`patch_mixing_cross_entropy`. The image as a whole thus
-    counts as much as one patch, as in the authors' code.
+    averaged over the batch; see :func:`patch_mixing_cross_entropy`. By default
+    :math:`s = 1 / (1 + N)`: the image as a whole, from which predictions are made, counts as much
+    as one patch, as in the authors' code. In a short training it may lag behind its patches; a
+    larger share helps there (``docs/study.md``).
 
-    Source: Chen et al., CVPR 2022 (arXiv 2203.06345), mixing loss.
+    Source: Chen et al., CVPR 2022 (arXiv 2203.06345), mixing loss; the share is ours.
 
     Args:
         label_smooth_val (float): Label smoothing. Defaults to 0.
         loss_weight (float): Factor of the loss. Defaults to 1.
+        image_share (float, optional): ``s`` in [0, 1]. Defaults to None: 1 / (1 + N).
 
     Raises:
-        ValueError: If ``label_smooth_val`` is not in [0, 1).
+        ValueError: If ``label_smooth_val`` is not in [0, 1), or ``image_share`` not in [0, 1].
     """
 
-    def __init__(self, label_smooth_val: float = 0., loss_weight: float = 1.) -> None:
+    def __init__(self, label_smooth_val: float = 0., loss_weight: float = 1.,
+                 image_share: float | None = None) -> None:
         super().__init__()
         if not 0 <= label_smooth_val < 1:
             raise ValueError(f'`label_smooth_val` must be in [0, 1), but got {label_smooth_val}')
+        if image_share is not None and not 0 <= image_share <= 1:
+            raise ValueError(f'`image_share` must be in [0, 1], but got {image_share}')
         self.label_smooth_val = label_smooth_val
         self.loss_weight = loss_weight
+        self.image_share = image_share
 
     def forward(self, logits: Tensor, label: Tensor, mix_label: Tensor, lam: Tensor,
                 patch_shares: Tensor) -> Tensor:
@@ -193,10 +200,10 @@ class PatchMixingLoss(nn.Module):
         Returns:
             Tensor: A scalar.
         """
-        loss = patch_mixing_cross_entropy(logits, label, mix_label,
-                                          self._join_shares(lam, patch_shares),
-                                          self.label_smooth_val)
-        return self.loss_weight * loss.mean()
+        return self._average(
+            lambda logits, shares: patch_mixing_cross_entropy(
+                logits, label, mix_label, shares, self.label_smooth_val).mean(),
+            logits, lam, patch_shares)
 
     def from_features(self, features: Tensor, classifier: nn.Module, label: Tensor,
                       mix_label: Tensor, lam: Tensor, patch_shares: Tensor) -> Tensor:
@@ -219,11 +226,19 @@ class PatchMixingLoss(nn.Module):
                  classifier._backward_pre_hooks, classifier._backward_hooks)
         if type(classifier) is not nn.Linear or any(hooks):
             return self(classifier(features), label, mix_label, lam, patch_shares)
-        return self.loss_weight * linear_patch_mixing_cross_entropy(
-            features, classifier.weight, classifier.bias, label, mix_label,
-            self._join_shares(lam, patch_shares), self.label_smooth_val)
+        return self._average(
+            lambda features, shares: linear_patch_mixing_cross_entropy(
+                features, classifier.weight, classifier.bias, label, mix_label, shares,
+                self.label_smooth_val),
+            features, lam, patch_shares)
 
-    @staticmethod
-    def _join_shares(lam: Tensor, patch_shares: Tensor) -> Tensor:
-        """Shares of the image and of its patches, ``(B, 1 + N)``."""
-        return torch.cat((lam.to(patch_shares)[:, None], patch_shares), dim=1)
+    def _average(self, mean: Callable[[Tensor, Tensor], Tensor], tokens: Tensor, lam: Tensor,
+                 patch_shares: Tensor) -> Tensor:
+        """The loss, by what gives the mean over tokens ``(B, T, D)`` with shares ``(B, T)``."""
+        lam = lam.to(patch_shares)[:, None]
+        if self.image_share is None:
+            loss = mean(tokens, torch.cat((lam, patch_shares), dim=1))
+        else:
+            loss = (self.image_share * mean(tokens[:, :1], lam)
+                    + (1 - self.image_share) * mean(tokens[:, 1:], patch_shares))
+        return self.loss_weight * loss

@@ -246,6 +246,22 @@ def test_options_of_an_arm_come_after_those_of_all(tmp_path: Path) -> None:
     assert arms['strong'].custom_hooks[0].terms[0].weight == 7
 
 
+def test_terms_can_be_written_in_a_study_file(tmp_path: Path) -> None:
+    path = write_study(tmp_path, models=models(arms=dict(
+        weight=dict(config=str(DIGITS / 'vit-nano_diverse_digits.py'), options='TERMS'))))
+    path.write_text(path.read_text().replace(
+        'TERMS', '{custom_hooks.0.terms: [{type: CosineLoss, on: weight, weight: 1.e-3}]}'))
+    term, = load_study(path).configs['nano']['weight'].custom_hooks[0].terms
+    assert term.to_dict() == dict(type='CosineLoss', on='weight', weight=1e-3)
+
+
+def test_file_that_is_no_yaml_is_named(tmp_path: Path) -> None:
+    path = tmp_path / 'study.yaml'
+    path.write_text('name: [')
+    with pytest.raises(ValueError, match=r'study\.yaml is no YAML: while parsing'):
+        load_study(path)
+
+
 def test_configs_are_found_beside_the_study(tmp_path: Path) -> None:
     (tmp_path / 'mine.py').write_text(f'_base_ = [{str(DIGITS / "vit-nano_digits.py")!r}]\n')
     arms = load_study(write_study(tmp_path, models=models(plain='mine.py'))).configs['nano']

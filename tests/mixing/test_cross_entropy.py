@@ -68,6 +68,15 @@ def test_the_image_counts_as_much_as_one_patch(logits: Tensor, shares: Tensor) -
         PatchMixingLoss()(logits, LABEL, MIX_LABEL, shares[:, 0], shares[:, 1:]), tokens.mean())
 
 
+def test_share_of_the_image(logits: Tensor, shares: Tensor) -> None:
+    tokens = patch_mixing_cross_entropy(logits, LABEL, MIX_LABEL, shares)
+    inputs = logits, LABEL, MIX_LABEL, shares[:, 0], shares[:, 1:]
+    torch.testing.assert_close(PatchMixingLoss(image_share=0.3)(*inputs),
+                               0.3 * tokens[:, 0].mean() + 0.7 * tokens[:, 1:].mean())
+    torch.testing.assert_close(PatchMixingLoss(image_share=1 / logits.size(1))(*inputs),
+                               PatchMixingLoss()(*inputs))
+
+
 def test_loss_weight_scales_it(logits: Tensor, shares: Tensor) -> None:
     inputs = logits, LABEL, MIX_LABEL, shares[:, 0], shares[:, 1:]
     torch.testing.assert_close(PatchMixingLoss(loss_weight=3.)(*inputs),
@@ -91,6 +100,12 @@ def test_half_precision_is_computed_in_float32(logits: Tensor, shares: Tensor, d
 def test_smoothing_out_of_range(smoothing: float) -> None:
     with pytest.raises(ValueError, match=r'`label_smooth_val` must be in \[0, 1\)'):
         PatchMixingLoss(label_smooth_val=smoothing)
+
+
+@pytest.mark.parametrize('share', [-0.1, 1.1])
+def test_share_of_the_image_out_of_range(share: float) -> None:
+    with pytest.raises(ValueError, match=r'`image_share` must be in \[0, 1\], but got'):
+        PatchMixingLoss(image_share=share)
 
 
 @pytest.fixture
@@ -203,14 +218,16 @@ def test_chunks_of_a_half_precision_gradient_are_summed_in_float32(
     assert (actual - expected).norm() < 2**-8 * expected.norm()
 
 
-def loss_of_layer(classifier: nn.Module, features: Tensor, shares: Tensor) -> Tensor:
-    return PatchMixingLoss(0.1, loss_weight=3.).from_features(
+def loss_of_layer(classifier: nn.Module, features: Tensor, shares: Tensor,
+                  image_share: float | None = None) -> Tensor:
+    return PatchMixingLoss(0.1, 3., image_share).from_features(
         features, classifier, LABEL, MIX_LABEL, shares[:, 0], shares[:, 1:])
 
 
-def expected_loss_of_layer(classifier: nn.Module, features: Tensor, shares: Tensor) -> Tensor:
-    return PatchMixingLoss(0.1, loss_weight=3.)(classifier(features), LABEL, MIX_LABEL,
-                                                shares[:, 0], shares[:, 1:])
+def expected_loss_of_layer(classifier: nn.Module, features: Tensor, shares: Tensor,
+                           image_share: float | None = None) -> Tensor:
+    return PatchMixingLoss(0.1, 3., image_share)(classifier(features), LABEL, MIX_LABEL,
+                                                 shares[:, 0], shares[:, 1:])
 
 
 @pytest.fixture
@@ -219,12 +236,14 @@ def layer() -> nn.Linear:
     return nn.Linear(D, C).double()
 
 
+@pytest.mark.parametrize('image_share', [None, 0.3])
 def test_loss_of_a_layer_is_that_of_its_logits(layer: nn.Linear, linear_inputs: list[Tensor],
-                                               shares: Tensor, monkeypatch: pytest.MonkeyPatch
-                                               ) -> None:
-    expected = expected_loss_of_layer(layer, linear_inputs[0], shares)
+                                               shares: Tensor, image_share: float | None,
+                                               monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = expected_loss_of_layer(layer, linear_inputs[0], shares, image_share)
     monkeypatch.setattr(PatchMixingLoss, 'forward', None)
-    torch.testing.assert_close(loss_of_layer(layer, linear_inputs[0], shares), expected)
+    torch.testing.assert_close(loss_of_layer(layer, linear_inputs[0], shares, image_share),
+                               expected)
 
 
 class Doubled(nn.Linear):
