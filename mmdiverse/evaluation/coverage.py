@@ -1,5 +1,6 @@
 """Which backbones can be diversified and measured: every one is built, and its tap tried."""
 import hashlib
+import inspect
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import mmpretrain
+import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
@@ -72,14 +74,14 @@ def find_candidates(match: Sequence[str] = ('', )) -> list[Candidate]:
     """The backbones of configs that MMPretrain ships, each once, in the order of files.
 
     Args:
-        match (Sequence[str]): Of every config whose name, ``<folder>/<file>``, holds one of these.
-            Defaults to all.
+        match (Sequence[str]): Of every config whose name, such as
+            ``deit/deit-small_4xb256_in1k.py``, holds one of these. Defaults to all.
     """
     root = Path(mmpretrain.__file__).parent / '.mim' / 'configs'
     found: dict[str, Candidate] = {}
-    for path in sorted(root.glob('*/*.py')):
+    for path in sorted(root.glob('*/**/*.py')):
         name = path.relative_to(root).as_posix()
-        if path.parent.name == '_base_' or not any(text in name for text in match):
+        if name.startswith('_base_/') or not any(text in name for text in match):
             continue
         try:
             cfg = Config.fromfile(path)
@@ -99,12 +101,13 @@ def find_candidates(match: Sequence[str] = ('', )) -> list[Candidate]:
 
 
 def _image_size(cfg: Config) -> tuple[int, int]:
-    size = cfg.model.backbone.get('img_size')
+    sizes = [cfg.model.backbone.get('img_size')]
     for loader in ('test_dataloader', 'train_dataloader'):
         pipeline = cfg.get(loader, {}).get('dataset', {}).get('pipeline', [])
-        for step in pipeline:
-            size = size or step.get('crop_size') or step.get('scale')
-    size = size or 224
+        # A crop comes behind what resizes, and the `scale` of some transforms is a range of shares.
+        sizes += [step.get(key) for step in reversed(pipeline)
+                  for key in ('crop_size', 'size', 'scale')]
+    size = next((size for size in sizes if size and isinstance(np.ravel(size)[0], np.integer)), 224)
     return (size, size) if isinstance(size, int) else (size[0], size[-1])
 
 
@@ -156,9 +159,11 @@ def try_candidate(candidate: Candidate, max_parameters: float = float('inf')) ->
 
 
 def _forward(backbone: nn.Module, images: Tensor) -> Any:
-    """One pass; those that hide patches from the model hide the same ones in each."""
+    """One pass; a backbone that hides patches hides the same ones in each, or, if told, none."""
     torch.manual_seed(1)
-    return backbone(images)
+    _, *further = inspect.signature(backbone.forward).parameters.values()
+    return backbone(images, **{each.name: None for each in further if each.default is each.empty
+                               and each.kind is each.POSITIONAL_OR_KEYWORD})
 
 
 def _one_line(error: Exception) -> str:

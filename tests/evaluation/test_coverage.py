@@ -74,6 +74,18 @@ def test_configs_with_the_same_backbone_are_one_candidate() -> None:
     assert sum(len(each.configs) for each in found) > len(found)
 
 
+@pytest.mark.parametrize('name, size', [
+    ('resnet/resnet50_8xb32_in1k', 224), ('beit/beit_beit-base', 224),
+    ('simmim/simmim_swin-base', 192), ('beit/benchmarks/beit-base', 224)])
+def test_images_are_as_large_as_the_pipeline_leaves_them(name: str, size: int) -> None:
+    assert {each.image_size for each in find_candidates([name])} == {(size, size)}
+
+
+def test_backbone_that_is_told_what_to_hide_sees_all() -> None:
+    result = try_candidate(candidate(type='MILANViT', arch=ARCH, img_size=12, patch_size=4))
+    assert result['attention'] == [0, 1] and result['refused'] == {}
+
+
 def test_models_of_timm_have_their_image_size() -> None:
     found, = timm_candidates(['vit_base_patch16_384'])
     assert tuple(found.image_size) == (384, 384)
