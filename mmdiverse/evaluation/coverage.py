@@ -19,9 +19,10 @@ from torch.utils._pytree import tree_leaves
 
 from ..report.markdown import markdown_table
 from ..taps import Tap, build_tap
-from ..taps.base import EMBED, HEADS, Weights
+from ..taps.base import EMBED, HEADS, WHOLE_MODELS, Weights
 from ..taps.probe import AttentionProbe
 from .measurement import Result
+from .model_loading import TIMM
 
 #: Models of timm that are tried, one or more of each family.
 TIMM_MODELS = tuple('''
@@ -57,12 +58,12 @@ class Candidate:
     Attributes:
         backbone (dict): Its config.
         configs (list[str]): Those that have it, by file, or names of timm's models.
-        image_size (tuple[int, int]): Height and width of the images that they take.
+        image_shape (tuple[int, int, int]): Of an image that they take: channels, height, width.
     """
 
     backbone: dict[str, Any]
     configs: list[str]
-    image_size: tuple[int, int]
+    image_shape: tuple[int, int, int]
 
     @property
     def name(self) -> str:
@@ -96,11 +97,13 @@ def find_candidates(match: Sequence[str] = ('', )) -> list[Candidate]:
         if digest in found:
             found[digest].configs.append(name)
         else:
-            found[digest] = Candidate(backbone, [name], _image_size(cfg))
+            found[digest] = Candidate(backbone, [name], _image_shape(cfg))
     return list(found.values())
 
 
-def _image_size(cfg: Config) -> tuple[int, int]:
+def _image_shape(cfg: Config) -> tuple[int, int, int]:
+    preprocessor = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor', {})
+    channels = len(preprocessor.get('mean', (0, 0, 0)))
     sizes = [cfg.model.backbone.get('img_size')]
     for loader in ('test_dataloader', 'train_dataloader'):
         pipeline = cfg.get(loader, {}).get('dataset', {}).get('pipeline', [])
@@ -108,15 +111,15 @@ def _image_size(cfg: Config) -> tuple[int, int]:
         sizes += [step.get(key) for step in reversed(pipeline)
                   for key in ('crop_size', 'size', 'scale')]
     size = next((size for size in sizes if size and isinstance(np.ravel(size)[0], np.integer)), 224)
-    return (size, size) if isinstance(size, int) else (size[0], size[-1])
+    return (channels, size, size) if isinstance(size, int) else (channels, size[0], size[-1])
 
 
 def timm_candidates(names: Sequence[str]) -> list[Candidate]:
-    """Models of timm, by their names, within MMPretrain's ``TIMMBackbone``."""
+    """Models of timm, by their names, within MMPretrain's ``TimmClassifier``, which takes all."""
     import timm
 
-    return [Candidate(dict(type='TIMMBackbone', model_name=name), [f'timm:{name}'],
-                      timm.get_pretrained_cfg(name).input_size[1:]) for name in names]
+    return [Candidate(dict(type='TimmClassifier', model_name=name), [TIMM + name],
+                      timm.get_pretrained_cfg(name).input_size) for name in names]
 
 
 @torch.no_grad()
@@ -131,19 +134,23 @@ def try_candidate(candidate: Candidate, max_parameters: float = float('inf')) ->
         dict: ``class`` and ``parameters``; where a tap knows it, ``tap``, ``blocks``,
         ``attention`` (the blocks with maps), ``matrices`` and ``refused`` (reasons by level), or
         ``broken``, if the tap breaks its contract: outputs change, maps times values are not what
-        the module gave, or a hook is left. Where none does, ``attentions``, how many it computes.
-        ``failed``, if the host cannot build or run it. ``skipped``, if it is too large.
+        the module gave, a hook is left, or a token that it leaves out depends on the image. Where
+        none does, ``attentions``, how many it computes. ``failed``, if the host cannot build or run
+        it. ``skipped``, if it is too large.
     """
     init_default_scope('mmpretrain')
     torch.manual_seed(0)
     result: Result = {'class': candidate.backbone['type']}
     try:
-        backbone = MODELS.build({k: v for k, v in candidate.backbone.items() if k != 'init_cfg'})
+        backbone = MODELS.build(_without_weights(candidate.backbone))
+        if isinstance(backbone, WHOLE_MODELS):
+            backbone = backbone.model
+            result['class'] = type(backbone).__name__
         backbone.eval()
         result['parameters'] = sum(parameter.numel() for parameter in backbone.parameters())
         if result['parameters'] > max_parameters:
             return dict(result, skipped=True)
-        images = torch.randn(1, 3, *candidate.image_size)
+        images = torch.randn(1, *candidate.image_shape)
         expected = _forward(backbone, images)
     except Exception as error:  # whatever it is, it is the host's, and the others go on
         return dict(result, failed=_one_line(error))
@@ -158,12 +165,20 @@ def try_candidate(candidate: Candidate, max_parameters: float = float('inf')) ->
         return dict(result, broken=_one_line(error))
 
 
+def _without_weights(backbone: dict[str, Any]) -> dict[str, Any]:
+    return {key: _without_weights(value) if isinstance(value, dict) else value
+            for key, value in backbone.items() if key != 'init_cfg'}
+
+
 def _forward(backbone: nn.Module, images: Tensor) -> Any:
     """One pass; a backbone that hides patches hides the same ones in each, or, if told, none."""
     torch.manual_seed(1)
     _, *further = inspect.signature(backbone.forward).parameters.values()
-    return backbone(images, **{each.name: None for each in further if each.default is each.empty
-                               and each.kind is each.POSITIONAL_OR_KEYWORD})
+    told = [each.name for each in further
+            if each.default is each.empty and each.kind is each.POSITIONAL_OR_KEYWORD]
+    if getattr(backbone, 'reconstruction_type', None) == 'clip':
+        told.append('mask')  # iTPN shares its signature with the form that hides by itself
+    return backbone(images, **dict.fromkeys(told))
 
 
 def _one_line(error: Exception) -> str:
@@ -206,17 +221,35 @@ def _try_tap(tap: Tap, images: Tensor, expected: Any) -> Result:
         tap.detach()
     if _count_hooks(tap.backbone) != hooks:
         raise RuntimeError('a hook is left after detaching')
+    _check_prefix(tap, images)
     return dict(attention=attention, matrices=list(_matrices(tap, refused)), refused=refused)
 
 
 def _check_maps(tap: Tap, layer: int) -> None:
-    maps, values, outputs = (tap.record(source, layer) for source in HEADS)
+    maps, values, outputs = (tap.whole_record(source, layer) for source in HEADS)
     error = (maps.maps @ values.heads - outputs.heads).abs().max() / outputs.heads.abs().max()
     if not error <= TOLERANCE:
         raise RuntimeError(f'in block {layer} maps times values differ by {error:.1e} from what '
                            'the attention gave')
     for source in HEADS:
+        tap.records(source, layer)
         tap.forget(source, layer)
+
+
+def _check_prefix(tap: Tap, images: Tensor) -> None:
+    """Tokens before the patches are those that the first block has of every image alike."""
+    inputs: list[Tensor] = []
+    hook = tap.blocks[0].register_forward_pre_hook(
+        lambda block, args, kwargs: inputs.append(tap.block_input((*args, *kwargs.values()))),
+        with_kwargs=True)
+    try:
+        _forward(tap.backbone, torch.cat((images, torch.randn_like(images))))
+    finally:
+        hook.remove()
+    alike = (inputs[0][0] == inputs[0][-1]).flatten(1).all(1).tolist()
+    if alike.index(False) != tap.prefix_at(EMBED):
+        raise RuntimeError(f'{alike.index(False)} tokens before the patches are the same for every '
+                           f'image, but the tap leaves out {tap.prefix_at(EMBED)}')
 
 
 def _matrices(tap: Tap, refused: dict[str, str]) -> Iterator[str]:
@@ -241,25 +274,30 @@ def coverage_tables(results: dict[str, Result]) -> dict[str, str]:
         results (dict[str, dict]): Of :func:`try_candidate`, by name, each with its ``configs``.
 
     Returns:
-        dict[str, str]: By name of the mark in a page, ``coverage-families``: a row for each tap
-        and class of backbones; and ``coverage-others``: what has no tap, or could not be tried.
+        dict[str, str]: By name of the mark in a page. ``coverage-mmpretrain`` and
+        ``coverage-timm``: a row for each tap and class of backbones, or more, where not all support
+        the same levels; ``coverage-others``: what has no tap, or could not be tried.
     """
-    families: dict[tuple[str, str], list[Result]] = {}
+    rows: dict[bool, dict[tuple[str, ...], list[Result]]] = {False: {}, True: {}}
     others = []
-    for name, result in results.items():
+    for name, result in sorted(results.items()):
         if 'refused' in result:
-            families.setdefault((result['tap'], result['class']), []).append(result)
+            key = (f'`{result["tap"]}`', result['class'], 'yes', _attention(result),
+                   ', '.join(result['matrices']) or 'no',
+                   '; '.join(dict.fromkeys(result['refused'].values())))
+            rows[name.startswith(TIMM)].setdefault(key, []).append(result)
         elif result.get('attentions') != 0:
             others.append((name, result['class'], _why_not(result)))
-    rows = [(f'`{tap}`', kind, str(sum(len(each['configs']) for each in found)), str(len(found)),
-             'yes', _attention(found), ', '.join(_matrices_of_all(found)) or 'no',
-             '; '.join(dict.fromkeys(reason for each in found
-                                     for reason in each['refused'].values())))
-            for (tap, kind), found in sorted(families.items())]
+    levels = ['patch', 'attention', 'weight', 'refused']
     return {
-        'coverage-families': markdown_table(
-            ['tap', 'backbone', 'configs', 'distinct', 'patch', 'attention', 'weight', 'refused'],
-            rows),
+        'coverage-mmpretrain': markdown_table(
+            ['tap', 'backbone', 'configs', 'distinct', *levels],
+            [(tap, kind, str(sum(len(each['configs']) for each in found)), str(len(found)), *rest)
+             for (tap, kind, *rest), found in sorted(rows[False].items())]),
+        'coverage-timm': markdown_table(
+            ['tap', 'class', 'models', *levels],
+            [(tap, kind, ', '.join(each['configs'][0].removeprefix(TIMM) for each in found), *rest)
+             for (tap, kind, *rest), found in sorted(rows[True].items())]),
         'coverage-others': markdown_table(['config', 'backbone', 'why'], others)}
 
 
@@ -268,14 +306,9 @@ def _why_not(result: Result) -> str:
         return f'no tap; {result["attentions"]} attentions'
     if 'skipped' in result:
         return f'{result["parameters"] / 1e9:.1f} billion parameters: not tried'
-    return f'the host fails: {result["failed"]}' if 'failed' in result else result['broken']
+    return f'cannot be run alone: {result["failed"]}' if 'failed' in result else result['broken']
 
 
-def _attention(found: Sequence[Result]) -> str:
-    parts = {'yes' if len(each['attention']) == each['blocks'] else
-             'some blocks' if each['attention'] else 'no' for each in found}
-    return ', '.join(sorted(parts, reverse=True))
-
-
-def _matrices_of_all(found: Sequence[Result]) -> list[str]:
-    return [name for name in MATRICES if all(name in each['matrices'] for each in found)]
+def _attention(result: Result) -> str:
+    count = len(result['attention'])
+    return 'no' if not count else 'yes' if count == result['blocks'] else 'some blocks'

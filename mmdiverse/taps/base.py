@@ -4,6 +4,7 @@ from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass
 from functools import reduce
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -62,7 +63,8 @@ class TapPoints:
 
     Attributes:
         embedding (tuple[str, ...]): Paths of the modules and parameters of the backbone before its
-            first block; those that a configuration lacks are skipped.
+            first block; those that a configuration lacks are skipped. None for all parameters
+            that are registered before those of the first block.
         attention (str): Module whose output holds the queries and keys, or the softmax maps; of a
             tap that is ``probed``, the module that computes the attention.
         heads (str): Module that knows its ``num_heads``.
@@ -175,6 +177,9 @@ class Tap:
     def __init__(self, backbone: nn.Module) -> None:
         self.backbone = backbone
         self.blocks: Sequence[nn.Module] = self.find_blocks()
+        if not self.blocks:
+            raise ValueError(f'{type(backbone).__name__} has no transformer block, so that there '
+                             'is nothing to diversify (`model.backbone.arch`)')
         self.num_prefix: int = self.count_prefix_tokens()
         self._handles: list[RemovableHandle] = []
         self._captured: dict[Request, Any] = {}
@@ -462,7 +467,7 @@ class Tap:
             else:
                 self._records[key] = [
                     record for tap in self._passes
-                    for record in tap._keep(tap._make_record(source, layer), source, layer)]
+                    for record in tap._keep(tap.whole_record(source, layer), source, layer)]
         return self._records[key]
 
     @property
@@ -530,7 +535,16 @@ class Tap:
                 "Drop the terms with `on='attention'`, or pad images to whole patches "
                 '(`pad_size_divisor` of the data preprocessor)')
 
-    def _make_record(self, source: str, layer: Layer) -> Record:
+    def whole_record(self, source: str, layer: Layer) -> Record:
+        """The record of one layer in the last forward pass, with its tokens of padding too.
+
+        Args:
+            source (str): ``'patch'``, ``'maps'``, ``'values'`` or ``'outputs'``.
+            layer (int | str): Resolved layer.
+
+        Raises:
+            RuntimeError: As of :meth:`records`.
+        """
         captured = self._read(source, layer)
         if source == 'patch':
             return TokenRecord(self._arrange(captured), layer, self.prefix_at(layer))
@@ -629,6 +643,10 @@ class Tap:
 
     def embedding_parameters(self) -> Iterator[nn.Parameter]:
         """The parameters before the first block."""
+        if not self.points.embedding:
+            first = next(self.blocks[0].parameters())
+            yield from takewhile(lambda parameter: parameter is not first,
+                                 self.backbone.parameters())
         for path in self.points.embedding:
             part = reduce(lambda part, name: getattr(part, name, None), path.split('.'),
                           self.embedding_owner)

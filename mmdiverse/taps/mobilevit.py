@@ -1,6 +1,5 @@
 """Tap for MMPretrain's MobileViT."""
-from collections.abc import Iterator, Sequence
-from itertools import takewhile
+from collections.abc import Sequence
 
 from mmpretrain.models.backbones import MobileViT
 from mmpretrain.models.backbones.mobilevit import MobileVitBlock
@@ -21,7 +20,7 @@ class MobileViTTap(Tap):
 
     probed = True
     points = TapPoints(
-        embedding=(),  # as the order of the modules has it
+        embedding=(),
         attention='attn',
         heads='attn',
         matrices=fused_qkv_matrices('attn.qkv', 'attn.proj', 'ffn.layers.0.0', 'ffn.layers.1'))
@@ -39,10 +38,6 @@ class MobileViTTap(Tap):
 
     def count_prefix_tokens(self) -> int:
         return 0
-
-    def embedding_parameters(self) -> Iterator[nn.Parameter]:
-        first = next(self.blocks[0].parameters())
-        return takewhile(lambda parameter: parameter is not first, self.backbone.parameters())
 
     def _arrange(self, tokens: Tensor) -> Tensor:
         """The groups of an image behind each other, ``(B P, N, C)`` as ``(B, P N, C)``."""

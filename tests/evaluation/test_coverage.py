@@ -21,7 +21,7 @@ VIT = dict(type='VisionTransformer', arch=ARCH, img_size=12, patch_size=4)
 
 
 def candidate(**backbone: object) -> Candidate:
-    return Candidate(backbone, ['folder/file.py'], (12, 12))
+    return Candidate(backbone, ['folder/file.py'], (3, 12, 12))
 
 
 def test_every_level_of_a_backbone_is_tried() -> None:
@@ -32,7 +32,7 @@ def test_every_level_of_a_backbone_is_tried() -> None:
 
 
 def test_what_a_tap_refuses_has_its_reason() -> None:
-    result = try_candidate(Candidate(dict(type='EdgeNeXt', arch='xxsmall'), ['edge'], (64, 64)))
+    result = try_candidate(Candidate(dict(type='EdgeNeXt', arch='xxsmall'), ['edge'], (3, 64, 64)))
     assert result['attention'] == [] and 'channel' in result['refused']['attention']
 
 
@@ -40,6 +40,9 @@ def test_what_a_tap_refuses_has_its_reason() -> None:
     ('block_output', lambda tap, output: output.mul_(2), 'outputs of the backbone change'),
     ('_split_heads', lambda tap, tensor, layer: tensor * 2, 'maps times values differ by'),
     ('detach', lambda tap: None, 'a hook is left'),
+    ('prefix_at', lambda tap, layer: 2, '1 tokens before the patches are the same for every image, '
+     'but the tap leaves out 2'),
+    ('prefix_at', lambda tap, layer: 0, 'the tap leaves out 0'),
 ])
 def test_a_tap_that_breaks_the_contract_is_found(monkeypatch, method, wrong, message) -> None:
     kind = VisionTransformerTap if method != '_split_heads' else coverage.build_tap(
@@ -53,7 +56,7 @@ BEIT = dict(type='mmpretrain.BEiTViT', arch=ARCH, img_size=12, patch_size=4)
 
 
 def test_a_backbone_without_tap_is_told_by_whether_it_has_attention(monkeypatch) -> None:
-    assert try_candidate(Candidate(dict(type='ResNet', depth=18), ['r'], (32, 32)))[
+    assert try_candidate(Candidate(dict(type='ResNet', depth=18), ['r'], (3, 32, 32)))[
         'attentions'] == 0
     monkeypatch.setattr(VisionTransformerTap, 'matches', lambda backbone: False)
     assert try_candidate(candidate(**VIT))['attentions'] == 2
@@ -69,26 +72,47 @@ def test_a_large_backbone_is_not_tried() -> None:
 
 
 def test_configs_with_the_same_backbone_are_one_candidate() -> None:
-    assert [each.image_size for each in find_candidates(['deit/deit-base'])].count((384, 384)) == 2
+    shapes = [each.image_shape for each in find_candidates(['deit/deit-base'])]
+    assert shapes.count((3, 384, 384)) == 2
     found = find_candidates(['vision_transformer/vit-base-p16_'])
     assert sum(len(each.configs) for each in found) > len(found)
 
 
-@pytest.mark.parametrize('name, size', [
-    ('resnet/resnet50_8xb32_in1k', 224), ('beit/beit_beit-base', 224),
-    ('simmim/simmim_swin-base', 192), ('beit/benchmarks/beit-base', 224)])
-def test_images_are_as_large_as_the_pipeline_leaves_them(name: str, size: int) -> None:
-    assert {each.image_size for each in find_candidates([name])} == {(size, size)}
+@pytest.mark.parametrize('name, channels, size', [
+    ('resnet/resnet50_8xb32_in1k', 3, 224), ('beit/beit_beit-base', 3, 224),
+    ('simmim/simmim_swin-base', 3, 192), ('beit/benchmarks/beit-base', 3, 224),
+    ('lenet/', 1, 32)])
+def test_images_are_those_that_the_pipeline_leaves(name: str, channels: int, size: int) -> None:
+    assert {each.image_shape for each in find_candidates([name])} == {(channels, size, size)}
 
 
-def test_backbone_that_is_told_what_to_hide_sees_all() -> None:
-    result = try_candidate(candidate(type='MILANViT', arch=ARCH, img_size=12, patch_size=4))
-    assert result['attention'] == [0, 1] and result['refused'] == {}
+@pytest.mark.parametrize('backbone', [
+    dict(type='MILANViT', arch=ARCH, img_size=12, patch_size=4),
+    dict(type='iTPNHiViT', arch=dict(embed_dims=16, depths=[1, 4], num_heads=2), inner_patches=2,
+         img_size=12, patch_size=4, out_indices=[3], reconstruction_type='clip'),
+], ids=lambda backbone: backbone['type'])
+def test_backbone_that_is_told_what_to_hide_sees_all(backbone: dict) -> None:
+    result = try_candidate(candidate(**backbone))
+    assert result['attention'] == list(range(result['blocks'])) and result['refused'] == {}
 
 
-def test_models_of_timm_have_their_image_size() -> None:
+def test_models_of_timm_have_their_image_shape_and_class() -> None:
     found, = timm_candidates(['vit_base_patch16_384'])
-    assert tuple(found.image_size) == (384, 384)
+    assert found.image_shape == (3, 384, 384)
+    result = try_candidate(found, max_parameters=1)
+    assert result['class'] == 'VisionTransformer'
+
+
+@pytest.mark.parametrize('name', ['coat_tiny', 'crossvit_tiny_240'])
+def test_models_that_pool_are_tried_too(name: str) -> None:
+    assert 'failed' not in try_candidate(*timm_candidates([name]))
+
+
+def test_no_weights_are_loaded() -> None:
+    lora = dict(type='LoRAModel', module=dict(VIT, init_cfg=dict(
+        type='Pretrained', checkpoint='')), alpha=1, rank=1, targets=[dict(type='qkv')])
+    result = try_candidate(candidate(**lora))
+    assert (result['tap'], result['attention']) == ('VisionTransformerTap', [0, 1])
 
 
 def test_tables_have_a_row_for_each_tap_and_backbone() -> None:
@@ -100,16 +124,23 @@ def test_tables_have_a_row_for_each_tap_and_backbone() -> None:
         'd': {'class': 'Net', 'configs': ['d'], 'attentions': 0},
         'e': {'class': 'Other', 'configs': ['e'], 'attentions': 3},
         'f': {'class': 'A', 'configs': ['f'], 'failed': 'KeyError: x'},
+        'g': {'class': 'A', 'configs': ['g'], **known},
+        'timm:b': {'class': 'B', 'configs': ['timm:b'], **known},
+        'timm:a': {'class': 'B', 'configs': ['timm:a'], **known},
     })
-    assert tables['coverage-families'].splitlines()[2] == \
-        '| `ATap` | A | 3 | 2 | yes | yes, some blocks | q | for a reason |'
+    assert tables['coverage-mmpretrain'].splitlines()[2:] == [
+        '| `ATap` | A | 1 | 1 | yes | some blocks | q | for a reason |',
+        '| `ATap` | A | 3 | 2 | yes | yes | q, k |  |']
+    assert tables['coverage-timm'].splitlines()[2:] == [
+        '| `ATap` | B | a, b | yes | yes | q, k |  |']
     assert tables['coverage-others'].splitlines()[2:] == [
-        '| e | Other | no tap; 3 attentions |', '| f | A | the host fails: KeyError: x |']
+        '| e | Other | no tap; 3 attentions |', '| f | A | cannot be run alone: KeyError: x |']
 
 
 def test_the_tool_writes_tables_and_goes_on(tmp_path: Path, monkeypatch, capsys) -> None:
     page, out = tmp_path / 'page.md', tmp_path / 'found.json'
-    page.write_text('\n'.join(f'<!-- coverage-{name}: {end} -->' for name in ('families', 'others')
+    page.write_text('\n'.join(f'<!-- coverage-{name}: {end} -->'
+                              for name in ('mmpretrain', 'timm', 'others')
                               for end in ('begin', 'end')))
     tool = str(Path(__file__).parents[2] / 'tools' / 'analysis' / 'coverage.py')
     monkeypatch.setattr(sys, 'argv', [tool, '--match', 'deit/deit-tiny', '--out', str(out),

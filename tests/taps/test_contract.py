@@ -566,7 +566,7 @@ def test_no_token_of_padding_enters_a_record(family: Family, padding: bool, laye
         if source == 'patch' else (family.places or places)(tap.blocks[layer], rows, rows)
     with tap.recording(ImageMask(sizes, (side, side))):
         backbone(family.images())
-        captured = contents(tap._make_record(source, layer))
+        captured = contents(tap.whole_record(source, layer))
         keys = {'maps': -1, 'values': -2}.get(source)
         if keys and captured.size(keys) != tap.num_prefix + len(together[0]):
             pytest.skip('it has other keys than queries')
