@@ -24,8 +24,10 @@ from tests.taps.families import (
     Family,
     attached,
     everything,
+    timm_davit,
     timm_sam,
     timm_swin,
+    timm_tiny_vit,
     timm_twins,
 )
 from tests.taps.families.davit import DAVIT, DaViTFamily, davit
@@ -51,8 +53,10 @@ PADDED = [
     DaViTFamily('davit-padded', make=lambda: davit(pad_small_map=True),
                 **{**DAVIT, 'image_size': 12, 'num_patches': 36}),
     TinyViTFamily('tinyvit-padded', make=lambda: tinyvit(window_size=4), **TINYVIT),
+    *timm_davit.PADDED,
     *timm_sam.PADDED,
     *timm_swin.PADDED,
+    *timm_tiny_vit.PADDED,
     *timm_twins.PADDED,
 ]
 fused_families = pytest.mark.parametrize(
