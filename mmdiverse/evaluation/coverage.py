@@ -161,7 +161,7 @@ def try_candidate(candidate: Candidate, max_parameters: float = float('inf')) ->
     result.update(tap=type(tap).__name__, blocks=len(tap.blocks))
     try:
         return dict(result, **_try_tap(tap, images, expected))
-    except (RuntimeError, ValueError) as error:
+    except Exception as error:  # whatever it is, it is the tap's, and the others go on
         return dict(result, broken=_one_line(error))
 
 
@@ -238,18 +238,17 @@ def _check_maps(tap: Tap, layer: int) -> None:
 
 def _check_prefix(tap: Tap, images: Tensor) -> None:
     """Tokens before the patches are those that the first block has of every image alike."""
-    inputs: list[Tensor] = []
-    hook = tap.blocks[0].register_forward_pre_hook(
-        lambda block, args, kwargs: inputs.append(tap.block_input((*args, *kwargs.values()))),
-        with_kwargs=True)
+    tap.attach([('patch', EMBED)])
     try:
-        _forward(tap.backbone, torch.cat((images, torch.randn_like(images))))
+        with tap.recording():
+            _forward(tap.backbone, torch.cat((images, torch.randn_like(images))))
+            first, second = tap.tokens(EMBED)
     finally:
-        hook.remove()
-    alike = (inputs[0][0] == inputs[0][-1]).flatten(1).all(1).tolist()
-    if alike.index(False) != tap.prefix_at(EMBED):
-        raise RuntimeError(f'{alike.index(False)} tokens before the patches are the same for every '
-                           f'image, but the tap leaves out {tap.prefix_at(EMBED)}')
+        tap.detach()
+    alike = (first == second).all(1).tolist().index(False)
+    if alike != tap.prefix_at(EMBED):
+        raise RuntimeError(f'{alike} tokens before the patches are the same for every image, but '
+                           f'the tap leaves out {tap.prefix_at(EMBED)}')
 
 
 def _matrices(tap: Tap, refused: dict[str, str]) -> Iterator[str]:

@@ -535,6 +535,17 @@ class Tap:
                 "Drop the terms with `on='attention'`, or pad images to whole patches "
                 '(`pad_size_divisor` of the data preprocessor)')
 
+    def tokens(self, layer: Layer) -> Tensor:
+        """The tokens of one layer in the last forward pass, ``(B, prefix + N, C)``.
+
+        Args:
+            layer (int | str): Resolved layer.
+
+        Raises:
+            RuntimeError: As of :meth:`records`.
+        """
+        return self._arrange(self._read('patch', layer))
+
     def whole_record(self, source: str, layer: Layer) -> Record:
         """The record of one layer in the last forward pass, with its tokens of padding too.
 
@@ -545,9 +556,9 @@ class Tap:
         Raises:
             RuntimeError: As of :meth:`records`.
         """
-        captured = self._read(source, layer)
         if source == 'patch':
-            return TokenRecord(self._arrange(captured), layer, self.prefix_at(layer))
+            return TokenRecord(self.tokens(layer), layer, self.prefix_at(layer))
+        captured = self._read(source, layer)
         block = self.blocks[layer]
         if source == 'maps':
             record = self.attention_record(block, captured, layer)

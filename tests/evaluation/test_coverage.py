@@ -96,6 +96,12 @@ def test_backbone_that_is_told_what_to_hide_sees_all(backbone: dict) -> None:
     assert result['attention'] == list(range(result['blocks'])) and result['refused'] == {}
 
 
+def test_tokens_in_two_streams_are_checked_too() -> None:
+    result = try_candidate(candidate(type='RevVisionTransformer', arch=ARCH, img_size=12,
+                                     patch_size=4))
+    assert 'broken' not in result and result['blocks'] == 2
+
+
 def test_models_of_timm_have_their_image_shape_and_class() -> None:
     found, = timm_candidates(['vit_base_patch16_384'])
     assert found.image_shape == (3, 384, 384)
