@@ -285,7 +285,7 @@ def coverage_tables(results: dict[str, Result]) -> dict[str, str]:
                    ', '.join(result['matrices']) or 'no',
                    '; '.join(dict.fromkeys(result['refused'].values())))
             rows[name.startswith(TIMM)].setdefault(key, []).append(result)
-        elif result.get('attentions') != 0:
+        elif result.get('attentions') != 0 or name.startswith(TIMM):
             others.append((name, result['class'], _why_not(result)))
     levels = ['patch', 'attention', 'weight', 'refused']
     return {
@@ -302,7 +302,7 @@ def coverage_tables(results: dict[str, Result]) -> dict[str, str]:
 
 def _why_not(result: Result) -> str:
     if 'attentions' in result:
-        return f'no tap; {result["attentions"]} attentions'
+        return f'no tap; {result["attentions"] or "no"} attentions with maps'
     if 'skipped' in result:
         return f'{result["parameters"] / 1e9:.1f} billion parameters: not tried'
     return f'cannot be run alone: {result["failed"]}' if 'failed' in result else result['broken']

@@ -132,6 +132,7 @@ def test_tables_have_a_row_for_each_tap_and_backbone() -> None:
         'f': {'class': 'A', 'configs': ['f'], 'failed': 'KeyError: x'},
         'g': {'class': 'A', 'configs': ['g'], **known},
         'timm:b': {'class': 'B', 'configs': ['timm:b'], **known},
+        'timm:c': {'class': 'C', 'configs': ['timm:c'], 'attentions': 0},
         'timm:a': {'class': 'B', 'configs': ['timm:a'], **known},
     })
     assert tables['coverage-mmpretrain'].splitlines()[2:] == [
@@ -140,7 +141,9 @@ def test_tables_have_a_row_for_each_tap_and_backbone() -> None:
     assert tables['coverage-timm'].splitlines()[2:] == [
         '| `ATap` | B | a, b | yes | yes | q, k |  |']
     assert tables['coverage-others'].splitlines()[2:] == [
-        '| e | Other | no tap; 3 attentions |', '| f | A | cannot be run alone: KeyError: x |']
+        '| e | Other | no tap; 3 attentions with maps |',
+        '| f | A | cannot be run alone: KeyError: x |',
+        '| timm:c | C | no tap; no attentions with maps |']
 
 
 def test_the_tool_writes_tables_and_goes_on(tmp_path: Path, monkeypatch, capsys) -> None:
