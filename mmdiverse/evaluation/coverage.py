@@ -3,7 +3,7 @@ import hashlib
 import inspect
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,10 @@ IMMATERIAL = ('init_cfg', 'frozen_stages', 'drop_rate', 'drop_path_rate', 'with_
 MATRICES = ('q', 'k', 'v', 'proj', 'fc1', 'fc2')
 #: How far maps times values may be from what the module gave, beside its largest value.
 TOLERANCE = 1e-5
+
+
+#: Results by class, and by what is supported of attention and weights, each with the reason.
+Rows = dict[tuple[str, tuple[str, str], tuple[str, str]], list[Result]]
 
 
 @dataclass
@@ -267,37 +271,59 @@ def _count_hooks(backbone: nn.Module) -> int:
 
 
 def coverage_tables(results: dict[str, Result]) -> dict[str, str]:
-    """Markdown tables of what was found.
+    """Markdown tables of what was found, each with the reasons of what is refused below it.
 
     Args:
         results (dict[str, dict]): Of :func:`try_candidate`, by name, each with its ``configs``.
 
     Returns:
         dict[str, str]: By name of the mark in a page. ``coverage-mmpretrain`` and
-        ``coverage-timm``: a row for each tap and class of backbones, or more, where not all support
-        the same levels; ``coverage-others``: what has no tap, or could not be tried.
+        ``coverage-timm``: a row for each class of backbones, or more, where not all support the
+        same levels; ``coverage-others``: what has no tap, or could not be tried.
     """
-    rows: dict[bool, dict[tuple[str, ...], list[Result]]] = {False: {}, True: {}}
+    mmpretrain_rows: Rows = {}
+    timm_rows: Rows = {}
     others = []
     for name, result in sorted(results.items()):
+        is_timm = name.startswith(TIMM)
         if 'refused' in result:
-            key = (f'`{result["tap"]}`', result['class'], 'yes', _attention(result),
-                   ', '.join(result['matrices']) or 'no',
-                   '; '.join(dict.fromkeys(result['refused'].values())))
-            rows[name.startswith(TIMM)].setdefault(key, []).append(result)
-        elif result.get('attentions') != 0 or name.startswith(TIMM):
+            levels = tuple((_support(result, level), result['refused'].get(level, ''))
+                           for level in ('attention', 'weight'))
+            rows = timm_rows if is_timm else mmpretrain_rows
+            rows.setdefault((result['class'], *levels), []).append(result)
+        elif result.get('attentions') != 0 or is_timm:
             others.append((name, result['class'], _why_not(result)))
-    levels = ['patch', 'attention', 'weight', 'refused']
     return {
-        'coverage-mmpretrain': markdown_table(
-            ['tap', 'backbone', 'configs', 'distinct', *levels],
-            [(tap, kind, str(sum(len(each['configs']) for each in found)), str(len(found)), *rest)
-             for (tap, kind, *rest), found in sorted(rows[False].items())]),
-        'coverage-timm': markdown_table(
-            ['tap', 'class', 'models', *levels],
-            [(tap, kind, ', '.join(each['configs'][0].removeprefix(TIMM) for each in found), *rest)
-             for (tap, kind, *rest), found in sorted(rows[True].items())]),
+        'coverage-mmpretrain': _table(
+            mmpretrain_rows, 'backbone', ['configs', 'distinct'],
+            lambda found: (str(sum(len(each['configs']) for each in found)), str(len(found)))),
+        'coverage-timm': _table(
+            timm_rows, 'class', ['models'],
+            lambda found: (', '.join(each['configs'][0].removeprefix(TIMM) for each in found), )),
         'coverage-others': markdown_table(['config', 'backbone', 'why'], others)}
+
+
+def _table(rows: Rows, kind: str, header: list[str],
+           describe: Callable[[list[Result]], tuple[str, ...]]) -> str:
+    notes: dict[str, int] = {}
+
+    def cell(support: str, reason: str) -> str:
+        return f'{support} ({notes.setdefault(reason, len(notes) + 1)})' if reason else support
+
+    table = markdown_table(
+        [kind, 'patch', 'attention', 'weight', *header],
+        [(name, 'yes', *(cell(*level) for level in levels), *describe(found))
+         for (name, *levels), found in sorted(rows.items())])
+    reasons = [f'{number}. {reason}' for reason, number in notes.items()]
+    return '\n'.join([table, '', *reasons] if reasons else [table])
+
+
+def _support(result: Result, level: str) -> str:
+    if level == 'weight':
+        matrices = result['matrices']
+        return 'yes' if len(matrices) == len(MATRICES) else ', '.join(matrices) or 'no'
+    count = len(result['attention'])
+    return 'no' if not count else 'yes' if count == result['blocks'] else 'some blocks'
 
 
 def _why_not(result: Result) -> str:
@@ -306,8 +332,3 @@ def _why_not(result: Result) -> str:
     if 'skipped' in result:
         return f'{result["parameters"] / 1e9:.1f} billion parameters: not tried'
     return f'cannot be run alone: {result["failed"]}' if 'failed' in result else result['broken']
-
-
-def _attention(result: Result) -> str:
-    count = len(result['attention'])
-    return 'no' if not count else 'yes' if count == result['blocks'] else 'some blocks'

@@ -121,8 +121,8 @@ def test_no_weights_are_loaded() -> None:
     assert (result['tap'], result['attention']) == ('VisionTransformerTap', [0, 1])
 
 
-def test_tables_have_a_row_for_each_tap_and_backbone() -> None:
-    known = dict(tap='ATap', blocks=2, attention=[0, 1], matrices=['q', 'k'], refused={})
+def test_tables_have_a_row_for_each_class_and_what_it_supports() -> None:
+    known = dict(tap='ATap', blocks=2, attention=[0, 1], matrices=coverage.MATRICES, refused={})
     some = dict(known, attention=[1], matrices=['q'], refused=dict(attention='for a reason'))
     tables = coverage_tables({
         'a': {'class': 'A', 'configs': ['a', 'b'], **known},
@@ -136,10 +136,10 @@ def test_tables_have_a_row_for_each_tap_and_backbone() -> None:
         'timm:a': {'class': 'B', 'configs': ['timm:a'], **known},
     })
     assert tables['coverage-mmpretrain'].splitlines()[2:] == [
-        '| `ATap` | A | 1 | 1 | yes | some blocks | q | for a reason |',
-        '| `ATap` | A | 3 | 2 | yes | yes | q, k |  |']
-    assert tables['coverage-timm'].splitlines()[2:] == [
-        '| `ATap` | B | a, b | yes | yes | q, k |  |']
+        '| A | yes | some blocks (1) | q | 1 | 1 |',
+        '| A | yes | yes | yes | 3 | 2 |',
+        '', '1. for a reason']
+    assert tables['coverage-timm'].splitlines()[2:] == ['| B | yes | yes | yes | a, b |']
     assert tables['coverage-others'].splitlines()[2:] == [
         '| e | Other | no tap; 3 attentions with maps |',
         '| f | A | cannot be run alone: KeyError: x |',
@@ -155,7 +155,7 @@ def test_the_tool_writes_tables_and_goes_on(tmp_path: Path, monkeypatch, capsys)
     monkeypatch.setattr(sys, 'argv', [tool, '--match', 'deit/deit-tiny', '--out', str(out),
                                       '--insert', str(page)])
     runpy.run_path(tool, run_name='__main__')
-    assert '| `VisionTransformerTap` | VisionTransformer |' in page.read_text()
+    assert '| VisionTransformer | yes | yes | yes | 1 | 1 |' in page.read_text()
     assert 'DeiT' not in capsys.readouterr().err
     monkeypatch.setattr(coverage, 'try_candidate', lambda *args: torch.empty(-1))
     runpy.run_path(tool, run_name='__main__')
