@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 
 from ..report.markdown import markdown_table
 from ..taps import Tap, build_tap
-from ..taps.base import EMBED, HEADS, WHOLE_MODELS, Weights
+from ..taps.base import EMBED, HEADS, Weights, find_backbone
 from ..taps.probe import AttentionProbe
 from .measurement import Result
 from .model_loading import TIMM
@@ -146,10 +146,9 @@ def try_candidate(candidate: Candidate, max_parameters: float = float('inf')) ->
     torch.manual_seed(0)
     result: Result = {'class': candidate.backbone['type']}
     try:
-        backbone = MODELS.build(_without_weights(candidate.backbone))
-        if isinstance(backbone, WHOLE_MODELS):
-            backbone = backbone.model
-            result['class'] = type(backbone).__name__
+        model = MODELS.build(_without_weights(candidate.backbone))
+        backbone = find_backbone(model) or model
+        result['class'] = type(backbone).__name__
         backbone.eval()
         result['parameters'] = sum(parameter.numel() for parameter in backbone.parameters())
         if result['parameters'] > max_parameters:

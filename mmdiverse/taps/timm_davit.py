@@ -37,6 +37,3 @@ class TimmDaVitTap(WindowTap, TimmStagesTap):
     def window(self, block: nn.Module, grid: Size) -> tuple[Size, int] | None:
         is_windowed = isinstance(inner_module(block.attn), WindowAttention)
         return (block.window_size, 0) if is_windowed else None
-
-    def grid(self, block: nn.Module, args: tuple) -> Size:
-        return tuple(args[0].shape[2:])

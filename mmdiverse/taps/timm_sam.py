@@ -22,8 +22,5 @@ class TimmVisionTransformerSAMTap(WindowTap, TimmTap):
     attentions = (Attention, )
     points = replace(POINTS, embedding=('patch_embed', 'pos_embed', 'norm_pre'))
 
-    def grid(self, block: nn.Module, args: tuple) -> Size:
-        return tuple(args[0].shape[1:3])
-
     def window(self, block: nn.Module, grid: Size) -> tuple[int, int] | None:
         return (block.window_size, 0) if block.window_size else None

@@ -29,8 +29,5 @@ class TimmSwinTransformerTap(WindowTap, TimmStagesTap):
         stages = self.model.stages if hasattr(self.model, 'stages') else self.model.layers
         return [list(stage.blocks) for stage in stages]
 
-    def grid(self, block: nn.Module, args: tuple) -> Size:
-        return tuple(args[0].shape[1:3])
-
     def window(self, block: nn.Module, grid: Size) -> tuple[Size, Size]:
         return block.window_size, block.shift_size

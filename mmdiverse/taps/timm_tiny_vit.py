@@ -40,6 +40,3 @@ class TimmTinyVitTap(WindowTap, TimmStagesTap):
 
     def window(self, block: nn.Module, grid: Size) -> tuple[int, int]:
         return block.window_size, 0
-
-    def grid(self, block: nn.Module, args: tuple) -> Size:
-        return tuple(args[0].shape[1:3])

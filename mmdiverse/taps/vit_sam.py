@@ -41,6 +41,3 @@ class ViTSAMTap(WindowTap):
 
     def window(self, block: nn.Module, grid: Size) -> tuple[int, int] | None:
         return (block.window_size, 0) if block.window_size else None
-
-    def grid(self, block: nn.Module, args: tuple) -> Size:
-        return tuple(args[0].shape[1:3])

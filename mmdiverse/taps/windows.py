@@ -39,7 +39,9 @@ class WindowTap(Tap):
 
     def grid(self, block: nn.Module, args: tuple) -> Size:
         """Rows and columns of the tokens that a block is called with."""
-        return tuple(args[1])
+        tokens = args[0]
+        return tuple({'BNC': lambda: args[1], 'BHWC': lambda: tokens.shape[1:3],
+                      'BCHW': lambda: tokens.shape[2:]}[self.layout]())
 
     def attach(self, requests: Sequence[Request], *args: Any) -> None:
         requests = list(requests)

@@ -6,6 +6,7 @@ from mmdiverse.taps import build_tap
 from mmdiverse.taps.base import HEADS
 from tests.taps.families import attached
 from tests.taps.families.edgenext import edgenext
+from tests.taps.families.family import trained_before_blocks
 
 
 @pytest.mark.parametrize('source', HEADS)
@@ -25,10 +26,6 @@ def test_blocks_of_convolutions_are_no_blocks() -> None:
 
 @pytest.mark.parametrize('positions', [False, True])
 def test_the_embedding_ends_where_the_first_block_begins(positions: bool) -> None:
-    backbone = edgenext(use_pos_embd_global=positions)
-    tap = attached(backbone)
-    with tap.recording():
-        backbone(torch.randn(2, 3, 64, 64))
-        tap.record('patch', 'embed').vectors().square().sum().backward()
-    trained = {parameter for parameter in backbone.parameters() if parameter.grad is not None}
+    tap = attached(edgenext(use_pos_embd_global=positions))
+    trained = trained_before_blocks(tap, torch.randn(2, 3, 64, 64))
     assert trained and set(tap.embedding_parameters()) == trained

@@ -6,6 +6,7 @@ from mmpretrain.models.backbones import EfficientFormer
 from mmdiverse.taps import build_tap
 from tests.taps.families import attached
 from tests.taps.families.efficientformer import efficientformer
+from tests.taps.families.family import trained_before_blocks
 
 
 @pytest.mark.parametrize('arch, blocks', [('l1', 1), ('l3', 4), ('l7', 8)])
@@ -18,12 +19,8 @@ def test_blocks_are_those_with_attention(arch: str, blocks: int) -> None:
 @pytest.mark.parametrize('options', [
     dict(), dict(num_convolutions=0), dict(out_indices=[0, 1, 2, 3], reshape_last_feat=True)])
 def test_the_embedding_ends_where_the_first_block_begins(options: dict) -> None:
-    backbone = efficientformer(**options)
-    tap = attached(backbone)
-    with tap.recording():
-        backbone(torch.randn(2, 3, 224, 224))
-        tap.record('patch', 'embed').vectors().square().sum().backward()
-    trained = {parameter for parameter in backbone.parameters() if parameter.grad is not None}
+    tap = attached(efficientformer(**options))
+    trained = trained_before_blocks(tap, torch.randn(2, 3, 224, 224))
     assert trained and set(tap.embedding_parameters()) == trained
 
 

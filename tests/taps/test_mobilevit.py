@@ -2,6 +2,7 @@
 import torch
 
 from tests.taps.families import attached
+from tests.taps.families.family import trained_before_blocks
 from tests.taps.families.mobilevit import mobilevit
 
 
@@ -30,10 +31,6 @@ def test_groups_of_different_images_are_not_mixed() -> None:
 
 
 def test_the_embedding_ends_where_the_first_layer_begins() -> None:
-    backbone = mobilevit()
-    tap = attached(backbone)
-    with tap.recording():
-        backbone(torch.randn(3, 3, 32, 32))
-        tap.record('patch', 'embed').vectors().sum().backward()
-    trained = {parameter for parameter in backbone.parameters() if parameter.grad is not None}
+    tap = attached(mobilevit())
+    trained = trained_before_blocks(tap, torch.randn(3, 3, 32, 32))
     assert trained and set(tap.embedding_parameters()) == trained

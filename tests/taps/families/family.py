@@ -112,6 +112,20 @@ class Family:
                     proj=self.find_attention(block).get_submodule(self.proj).weight)
 
 
+def windows(high: int, wide: int, rows: int, columns: int) -> list[list[tuple[int, int]]]:
+    """Row and column of the tokens of each window, those that pad it included."""
+    return [[(top + row, left + column) for row in range(high) for column in range(wide)]
+            for top in range(0, rows, high) for left in range(0, columns, wide)]
+
+
+def trained_before_blocks(tap: Tap, images: Tensor) -> set[nn.Parameter]:
+    """The parameters that a loss on the input of the first block trains."""
+    with tap.recording():
+        tap.backbone(images)
+        tap.record('patch', 'embed').vectors().square().sum().backward()
+    return {parameter for parameter in tap.backbone.parameters() if parameter.grad is not None}
+
+
 def everything(tap: Tap) -> list[tuple[str, int | str]]:
     """Requests for all that a tap can capture, but for maps that it refuses."""
     requests = [('patch', 'embed'), *(('patch', layer) for layer in range(len(tap.blocks)))]

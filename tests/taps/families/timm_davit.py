@@ -5,7 +5,7 @@ from typing import Any
 from mmpretrain.models.backbones import TIMMBackbone
 from torch import nn
 
-from .family import Family
+from .family import Family, windows
 from .timm import unfused
 
 
@@ -19,9 +19,7 @@ class DaVitFamily(Family):
 
 def places(block: nn.Module, rows: int, columns: int) -> list[list[tuple[int, int]]]:
     """Windows of tokens, those that pad them included."""
-    high, wide = getattr(block, 'window_size', (rows, columns))
-    return [[(top + row, left + column) for row in range(high) for column in range(wide)]
-            for top in range(0, rows, high) for left in range(0, columns, wide)]
+    return windows(*getattr(block, 'window_size', (rows, columns)), rows, columns)
 
 
 def davit(**options: Any) -> nn.Module:

@@ -5,7 +5,7 @@ from typing import Any
 from mmpretrain.models.backbones import TIMMBackbone
 from torch import Tensor, nn
 
-from .family import Family
+from .family import Family, windows
 from .timm import unfused
 
 
@@ -31,8 +31,7 @@ def twins(model_name: str = 'twins_pcpvt_small', **options: Any) -> nn.Module:
 def places(block: nn.Module, rows: int, columns: int) -> list[list[tuple[int, int]]]:
     """Windows of tokens, those that pad them included."""
     side = getattr(block.attn, 'ws', rows)
-    return [[(top + row, left + column) for row in range(side) for column in range(side)]
-            for top in range(0, rows, side) for left in range(0, columns, side)]
+    return windows(side, side, rows, columns)
 
 
 TWINS: dict[str, Any] = dict(
