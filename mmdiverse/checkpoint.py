@@ -54,6 +54,11 @@ class AtomicLocalBackend(LocalBackend):
         OSError: With the ``errno`` of the operating system, if the file cannot be written.
     """
 
+    @property
+    def name(self) -> str:
+        """That of the backend whose place it takes: callers ask for storage by its name."""
+        return LocalBackend.__name__
+
     def put(self, obj: bytes, filepath: str | Path) -> None:
         """Write bytes.
 
@@ -82,6 +87,11 @@ class AtomicLocalBackend(LocalBackend):
 
 class AtomicHardDiskBackend(AtomicLocalBackend, HardDiskBackend):
     """:class:`AtomicLocalBackend` for MMEngine's older ``FileClient``, which has its own alias."""
+
+    @property
+    def name(self) -> str:
+        """That of the backend whose place it takes."""
+        return HardDiskBackend.__name__
 
 
 def _irregular(filepath: str | Path) -> bool:

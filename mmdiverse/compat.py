@@ -5,8 +5,10 @@ Each mend uses a door that torch or the host itself leaves open; none replaces a
 """
 from __future__ import annotations
 
+import argparse
 import ast
 import os
+import pathlib
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -65,7 +67,9 @@ def allow_checkpoint_globals() -> bool:
     scalars, files written under numpy 1).
 
     Adds what the message hub, the hooks' scores and the schedulers put into a checkpoint:
-    HistoryBuffer, numpy arrays and scalars, and the three dtypes seen there. The pickle also names
+    HistoryBuffer, numpy arrays and scalars, and the three dtypes seen there; and the options of a
+    run that timm's training script and the authors of DeiT store, a Namespace with paths, which
+    hold values and run nothing. The pickle also names
     ``getattr``, to point at HistoryBuffer's four statistics; a stand-in that resolves these and
     nothing else answers to that name. ``getattr`` itself is never allowed, also not by others: with
     it a file reaches ``builtins.exec``, and torch's own ``_rebuild_from_type_v2`` calls it.
@@ -78,7 +82,8 @@ def allow_checkpoint_globals() -> bool:
     import torch
 
     allowed = torch.serialization.get_safe_globals()
-    missing = [item for item in _checkpoint_globals() if item not in allowed]
+    wanted = [*_checkpoint_globals(), *_option_globals()]
+    missing = [item for item in wanted if item not in allowed]
     torch.serialization.add_safe_globals(missing)
     return bool(missing)
 
@@ -95,6 +100,13 @@ def _checkpoint_globals() -> list[Any]:
                for name in ('_reconstruct', 'scalar') for core in ('core', '_core')]
     wanted.append(_InPlaceOfGetattr((_history_statistic, 'builtins.getattr')))
     return wanted
+
+
+def _option_globals() -> list[Any]:
+    """What holds the options of a run in checkpoints of timm's script and of the authors."""
+    # The second is the spelling of Python 3.13.
+    return [argparse.Namespace, (pathlib.PosixPath, 'pathlib.PosixPath'),
+            (pathlib.PosixPath, 'pathlib._local.PosixPath')]
 
 
 def guard_checkpoint_loaders() -> bool:

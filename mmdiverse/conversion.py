@@ -11,12 +11,12 @@ from mmengine.runner import save_checkpoint
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .evaluation.model_loading import read_state
+from .evaluation.model_loading import find_prefix, read_state
 
 TIMM, MMPRETRAIN = 'timm', 'mmpretrain'
 
 #: Names in timm and in MMPretrain, with or without ``.weight`` or ``.bias`` behind them; ``{}`` is
-#: a number. Of two names in timm for one in MMPretrain the first is written.
+#: a number. Of two names for one, in timm or in MMPretrain, the first is written.
 VIT = (
     ('cls_token', 'backbone.cls_token'),
     ('dist_token', 'backbone.dist_token'),
@@ -35,6 +35,7 @@ VIT = (
     ('fc_norm', 'backbone.ln2'),
     ('head', 'head.layers.head'),
     ('head_dist', 'head.layers.head_dist'),
+    ('head', 'head.fc'),
 )
 SWIN = (
     ('absolute_pos_embed', 'backbone.absolute_pos_embed'),
@@ -55,8 +56,25 @@ SWIN = (
     ('head', 'head.fc'),
 )
 FAMILIES = {'ViT or DeiT': VIT, 'Swin': SWIN}
+#: Where heads of MMPretrain keep the classifier of a ViT.
+HEADS = {'VisionTransformerClsHead': 'head.layers.head', 'LinearClsHead': 'head.fc'}
 #: Buffers that a model makes of its own.
 MADE = ('relative_position_index', 'attn_mask')
+#: What is not convertible, and why.
+REASONS = {
+    r'head\.layers\.pre_logits':
+        'the hidden layer of a VisionTransformerClsHead (`hidden_dim`) is not convertible, since '
+        'timm has none',
+    r'mask_token|decoder|^neck\.':
+        'a model of masked image modelling is not convertible as a whole; save the weights of its '
+        'backbone alone',
+    r'[qk]_norm':
+        'norms of queries and keys are not convertible, since the ViT of MMPretrain has none',
+    r'ffn\.w[123]\.|mlp\.(w12|w3|fc1_[gx])':
+        'an MLP with gates (SwiGLU) is not convertible',
+    r'^head\.':
+        'this head is not convertible; leave its weights out',
+}
 #: At most so many keys are named of a checkpoint that is none of these.
 NAMED = 4
 
@@ -68,14 +86,17 @@ class Converted(NamedTuple):
         state (dict[str, Tensor]): By the keys of ``layout``.
         family (str): One of ``FAMILIES``.
         layout (str): ``'timm'`` or ``'mmpretrain'``.
+        left_out (tuple[str, ...]): Keys beside the model, such as those of a loss that Lightning
+            saves with it.
     """
 
     state: dict[str, Tensor]
     family: str
     layout: str
+    left_out: tuple[str, ...] = ()
 
 
-def convert(state: dict[str, Tensor]) -> Converted:
+def convert(state: dict[str, Tensor], head: str | None = None) -> Converted:
     r"""Convert a state dict to the other layout: timm's to MMPretrain's, MMPretrain's to timm's.
 
     The values stay what they are but for Swin's merging of patches, whose input timm orders by
@@ -84,45 +105,64 @@ def convert(state: dict[str, Tensor]) -> Converted:
     .. math:: w^{\text{MMPretrain}}_{4 c + 2 r + s} = w^{\text{timm}}_{(r + 2 s) C + c}
 
     The authors' DeiT and Swin have timm's keys, Swin those of an older timm, which are read too.
+    What a training loop puts in front of all names (``module.``, ``model.``) is dropped.
+
+    A ViT whose patches are averaged (timm's ``fc_norm``, MMPretrain's ``out_type='avg_featmap'``,
+    as after MAE) has ``head.fc`` in MMPretrain under a ``LinearClsHead``. The keys of timm do not
+    tell which head it is to be.
 
     Args:
         state (dict[str, Tensor]): Weights of a classifier, with a head or without.
+        head (str, optional): To MMPretrain, the head of a ViT: one of :data:`HEADS`. Defaults to
+            ``'VisionTransformerClsHead'``, which writes ``head.layers.head``.
 
     Raises:
-        ValueError: If a key belongs to no ViT, DeiT or Swin, or a block lacks what others have.
+        ValueError: If a key belongs to no ViT, DeiT or Swin, or a block lacks what others have, or
+            there is no such head or it is asked for where it has no place.
     """
+    if head is not None and head not in HEADS:
+        raise ValueError(f'`head` must be one of {list(HEADS)}, but got {head!r}')
+    state, left_out = _drop_wrapper(state)
     from_mmpretrain = any(key.startswith('backbone.') for key in state)
     state = {key: value for key, value in state.items() if key.rpartition('.')[2] not in MADE}
     swin = any(key.startswith(('backbone.stages.', 'layers.')) for key in state)
     family, rules = list(FAMILIES.items())[swin]
+    if head is not None and (swin or from_mmpretrain):
+        raise ValueError(f'`head` names the head of a ViT of MMPretrain to be written, but this is '
+                         f'{"a Swin" if swin else "one of MMPretrain already"}: leave it out')
     _check_blocks(state)
     if swin:
         state = _shift_merging(state, from_mmpretrain)
         last = max((int(key.split('.')[1 + from_mmpretrain]) for key in state
                     if key.startswith(('backbone.stages.', 'layers.'))), default=0)
         rules = [(old, new.replace('norm{}', f'norm{last}')) for old, new in rules]
+    elif head is not None:
+        rules = [('head', HEADS[head]), *rules]
     if from_mmpretrain:
         rules = [(new, old) for old, new in rules]
     converted = {_rename(key, rules): value for key, value in state.items()}
     if None in converted:
-        raise _no_such_family(key for key in state if _rename(key, rules) is None)
+        raise _not_convertible([key for key in state if _rename(key, rules) is None])
     if swin:
         permute = _order_by_place if from_mmpretrain else _order_by_channel
         converted = {key: permute(value) if re.search(r'downsample\.(norm|reduction)', key) else
                      value for key, value in converted.items()}
         if not from_mmpretrain:
             converted |= _position_indices(converted)
-    return Converted(converted, family, TIMM if from_mmpretrain else MMPRETRAIN)
+    return Converted(converted, family, TIMM if from_mmpretrain else MMPRETRAIN, left_out)
 
 
-def convert_file(source: str | Path, target: str | Path) -> Converted:
+def convert_file(source: str | Path, target: str | Path, head: str | None = None) -> Converted:
     """Convert a checkpoint; see :func:`convert`.
 
     Args:
         source (str | Path): Path or URL: of timm, also ``.safetensors``, of the authors
-            (``'model'``), or of MMEngine (``'state_dict'``). Optimizers and the like are left out.
+            (``'model'``), or of MMEngine or Lightning (``'state_dict'``). Optimizers and the like
+            are left out. With ``ema:`` before it, the averaged weights, with ``model:`` those that
+            were trained.
         target (str | Path): Where to write: ``.safetensors``, else for MMPretrain a dict with
             ``'state_dict'`` and for timm the weights alone.
+        head (str, optional): See :func:`convert`.
 
     Raises:
         OSError: If a file cannot be read or written.
@@ -131,7 +171,7 @@ def convert_file(source: str | Path, target: str | Path) -> Converted:
     target = Path(target)
     if target.exists() and Path(source).exists() and target.samefile(source):
         raise ValueError(f'TARGET is SOURCE, {source}, which would be lost; name another file')
-    converted = convert(read_state(source))
+    converted = convert(read_state(source), head)
     if target.suffix == '.safetensors':
         save_file({key: value.contiguous() for key, value in converted.state.items()}, target)
     else:
@@ -139,6 +179,15 @@ def convert_file(source: str | Path, target: str | Path) -> Converted:
             converted.state
         save_checkpoint(whole, str(target))
     return converted
+
+
+def _drop_wrapper(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """The weights of the model itself, and the keys beside it."""
+    known = ('backbone.', 'blocks.', 'stages.', 'layers.', 'patch_embed.')
+    prefix = find_prefix(state, lambda key: key.startswith(known))
+    own = {key.removeprefix(prefix): value for key, value in state.items()
+           if key.startswith(prefix)}
+    return own, tuple(key for key in state if not key.startswith(prefix))
 
 
 def _rename(key: str, rules: Iterable[tuple[str, str]]) -> str | None:
@@ -151,12 +200,15 @@ def _rename(key: str, rules: Iterable[tuple[str, str]]) -> str | None:
     return None
 
 
-def _no_such_family(keys: Iterable[str]) -> ValueError:
+def _not_convertible(keys: Iterable[str]) -> ValueError:
+    """Of some keys that the other layout has no place for."""
     keys = list(keys)
     more = f' and {len(keys) - NAMED} more' * (len(keys) > NAMED)
+    reason = next((reason for pattern, reason in REASONS.items()
+                   if any(re.search(pattern, key) for key in keys)),
+                  'is it a checkpoint of another architecture?')
     return ValueError('expected the weights of a ViT, DeiT or Swin classifier with the keys of '
-                      f'timm or MMPretrain, but got {", ".join(keys[:NAMED])}{more}: is it a '
-                      'checkpoint of another architecture?')
+                      f'timm or MMPretrain, but got {", ".join(keys[:NAMED])}{more}: {reason}')
 
 
 def _check_blocks(state: dict[str, Tensor]) -> None:
@@ -167,7 +219,7 @@ def _check_blocks(state: dict[str, Tensor]) -> None:
                              r'\.(?!downsample|\d)(.+)', key):
             blocks[found[1]].add(found[2])
     if not blocks:
-        raise _no_such_family(state)
+        raise _not_convertible(state)
     expected = set.union(*blocks.values())
     for block, names in blocks.items():
         if names != expected:

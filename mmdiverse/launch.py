@@ -137,6 +137,8 @@ def _prepare(own: Namespace, path: Path, args: Namespace, processes: Processes
     final = _load_host(path)['merge_args'](deepcopy(cfg), args)
     trains = path.name == 'train.py'
     check_data(final, ('train_dataloader', 'val_dataloader') if trains else ('test_dataloader', ))
+    if trains:
+        check_start(final)
     work_dir = _work_dir(args, cfg, name)
     check_writable(work_dir)
     notes = add_tensorboard(cfg, options) if trains else []
@@ -188,6 +190,25 @@ def check_data(cfg: Config, loaders: Sequence[str]) -> None:
                 check_imagenet(cfg[key], key)
             except (FileNotFoundError, ValueError) as error:
                 raise SystemExit(_one_line(error)) from None
+
+
+def check_start(cfg: Config) -> None:
+    """Checks that a run can start from the checkpoint that its config names.
+
+    Args:
+        cfg: The run's config.
+
+    Raises:
+        SystemExit: If EMAHook could not load it.
+    """
+    if not cfg.get('load_from'):
+        return
+    from mmdiverse.transfer import check_average_fits  # seconds, which other runs need not wait for
+
+    try:
+        check_average_fits(cfg)
+    except (OSError, ValueError) as error:
+        raise SystemExit(f'load_from: {_one_line(error)}') from None
 
 
 def add_tensorboard(cfg: Config, options: Mapping[str, Any]) -> list[str]:

@@ -10,11 +10,14 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 
-from .conversion import convert
-from .evaluation.model_loading import read_checkpoint
+from .config import type_name
+from .conversion import HEADS, convert
+from .evaluation.model_loading import (
+    choose_weights,
+    read_checkpoint,
+    split_scheme,
+)
 
-#: Before the path of a checkpoint: the averaged weights of EMAHook, or those that were trained.
-WHICH = ('ema', 'model')
 PREFIX, TIMM_PREFIX = 'backbone.', 'backbone.timm_model.'
 #: What becomes of a weight. Those of the last three keep a checkpoint from being used.
 STATUSES = ('loaded', 'resized', 'new', 'missing', 'mismatched', 'unexpected')
@@ -56,19 +59,12 @@ def read_pretrained(checkpoint: str) -> dict[str, Tensor]:
     """
     which, path = split_scheme(checkpoint)
     content = read_checkpoint(path)
-    averaged = isinstance(content, dict) and 'ema_state_dict' in content
-    if averaged and which is None:
+    if isinstance(content, dict) and 'ema_state_dict' in content and which is None:
         raise ValueError(f'{path} holds the averaged weights of EMAHook and those that were '
                          f'trained; say which: ema:{path} or model:{path}')
-    if not averaged and which == 'ema':
-        raise ValueError(f'{path} holds no averaged weights, so it was trained without EMAHook; '
-                         f'take model:{path}')
-    if averaged and which == 'model':
-        # EMAHook exchanges the two as it saves, so that what loads `state_dict` has the average.
-        state = {key.removeprefix('module.'): value
-                 for key, value in content['ema_state_dict'].items() if key.startswith('module.')}
-    else:
-        state = content.get('state_dict', content) if isinstance(content, dict) else {}
+    # As MMEngine loads it: what a wrapper put in front of the names stays.
+    state = choose_weights(content, which, path)
+    state = state if isinstance(state, dict) else {}
     if not any(key.startswith(PREFIX) for key in state):
         raise ValueError(
             f'{path} holds no weight whose key starts with {PREFIX!r}, but {list(state)[:3]} and '
@@ -77,12 +73,6 @@ def read_pretrained(checkpoint: str) -> dict[str, Tensor]:
     timm = {key.removeprefix(TIMM_PREFIX): value for key, value in state.items()
             if key.startswith(TIMM_PREFIX)}
     return convert(timm).state if timm else state
-
-
-def split_scheme(checkpoint: str) -> tuple[str | None, str]:
-    """Which weights (one of :data:`WHICH`, if it is said) and the path."""
-    which, _, path = checkpoint.partition(':')
-    return (which, path) if which in WHICH else (None, checkpoint)
 
 
 def load_from_weights(filename: str, map_location: Any = None) -> dict[str, Any]:
@@ -140,6 +130,38 @@ def pretrained_of(cfg: Config) -> str | None:
     """The checkpoint that the backbone of a config starts from, if any."""
     init = backbone_config(cfg).get('init_cfg') or {}
     return init.get('checkpoint') if isinstance(init, dict) else None
+
+
+def check_average_fits(cfg: Config) -> None:
+    """Check that EMAHook can load the averaged weights that a run of a classifier starts from.
+
+    MMPretrain's hook loads the average of a checkpoint as a whole, and stops with an error of torch
+    where the head is for another number of classes. Under ``ema:`` the average comes as the weights
+    of the model, whose head may differ. A download is left to the run.
+
+    Args:
+        cfg (Config): Of a training run.
+
+    Raises:
+        OSError: If the checkpoint cannot be read.
+        ValueError: If it holds an average with another number of classes than the config.
+    """
+    path = cfg.get('load_from')
+    averages = any(type_name(hook) == 'EMAHook' for hook in cfg.get('custom_hooks') or [])
+    if not path or not averages or cfg.get('resume') or '://' in path or split_scheme(path)[0]:
+        return
+    content = read_checkpoint(path)
+    if not isinstance(content, dict) or 'ema_state_dict' not in content:
+        return
+    wanted = (cfg.model.get('head') or {}).get('num_classes')
+    for key in HEADS.values():
+        found = content['state_dict'].get(f'{key}.weight')
+        if found is not None and wanted is not None and len(found) != wanted:
+            raise ValueError(
+                f'{path} holds averaged weights of EMAHook for {len(found)} classes, but '
+                f'`model.head.num_classes` is {wanted}, and EMAHook loads an average only as a '
+                f"whole: set `load_from='ema:{path}'`, which starts from the average without its "
+                'head')
 
 
 def check_feature_maps(backbone: nn.Module) -> None:

@@ -22,7 +22,7 @@ import mmengine.runner
 import numpy as np
 import pytest
 import torch
-from mmengine.fileio import get_file_backend
+from mmengine.fileio import FileClient, get_file_backend
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader, save_checkpoint
 from torch._tensor import _rebuild_from_type_v2
@@ -96,6 +96,11 @@ class TestAtomicWrites:
         assert names(tmp_path / 'disk') == ['a.pth']
 
     @posix_only
+    def test_the_host_calls_it_by_the_name_of_its_own(self):
+        assert get_file_backend('a.pth').name == 'LocalBackend'
+        assert FileClient('disk').name == FileClient.infer_client(uri='a.pth').name == \
+            'HardDiskBackend'
+
     def test_a_device_is_written_in_place(self):
         put(b'content', Path(os.devnull))
         assert not Path(os.devnull).is_file()

@@ -1,4 +1,5 @@
 """Converted weights: equal logits in timm and MMPretrain, both ways, and what is refused."""
+import argparse
 import re
 import subprocess
 import sys
@@ -50,11 +51,16 @@ PAIRS = {
     'deit-distilled': (
         lambda: vit('DistilledVisionTransformer', 'DeiTClsHead'),
         lambda: timm.create_model('deit_tiny_distilled_patch16_224', **VIT_OPTIONS)),
+    'mae': (
+        lambda: vit(head='LinearClsHead', out_type='avg_featmap', final_norm=False),
+        lambda: timm.create_model('vit_tiny_patch16_224', global_pool='avg', **VIT_OPTIONS)),
     'swin': (swin, lambda: timm.create_model(
         'swin_tiny_patch4_window7_224', img_size=64, window_size=4, patch_size=2, embed_dim=8,
         depths=(2, 2, 1), num_heads=(2, 2, 4), num_classes=CLASSES)),
 }
 pairs = pytest.mark.parametrize('name', PAIRS)
+#: Heads that are not what the keys of timm are given by default.
+HEAD = {'mae': 'LinearClsHead'}
 
 
 def fill(model: nn.Module) -> nn.Module:
@@ -80,7 +86,7 @@ def logits(model: nn.Module, name: str) -> Tensor:
 def test_timm_weights_give_equal_logits_in_mmpretrain(name: str) -> None:
     make, make_timm = PAIRS[name]
     theirs, ours = fill(make_timm()), make()
-    ours.load_state_dict(convert(theirs.state_dict()).state)
+    ours.load_state_dict(convert(theirs.state_dict(), HEAD.get(name)).state)
     torch.testing.assert_close(logits(ours, name), logits(theirs, name), rtol=1e-9, atol=1e-9)
 
 
@@ -96,7 +102,7 @@ def test_mmpretrain_weights_give_equal_logits_in_timm(name: str) -> None:
 def test_there_and_back_changes_nothing(name: str) -> None:
     state = fill(PAIRS[name][0]()).state_dict()
     there = convert(state)
-    back = convert(there.state)
+    back = convert(there.state, HEAD.get(name))
     assert (there.layout, back.layout) == ('timm', 'mmpretrain')
     assert back.state.keys() == state.keys()
     for key, value in state.items():
@@ -117,6 +123,65 @@ def test_a_backbone_without_head_is_converted_too() -> None:
     state = {key: value for key, value in vit().state_dict().items()
              if key.startswith('backbone.')}
     assert convert(convert(state).state).state.keys() == state.keys()
+
+
+@pytest.mark.parametrize('wrapper', ['module.', 'model.', '_orig_mod.module.', 'model._orig_mod.',
+                                     'net.encoder.'])
+@pytest.mark.parametrize('side', [0, 1])
+def test_what_a_training_loop_puts_in_front_is_dropped(wrapper: str, side: int) -> None:
+    state = fill(PAIRS['vit'][side]()).state_dict()
+    wrapped = {wrapper + key: value for key, value in state.items()}
+    expected, actual = convert(state), convert(wrapped | {'criterion.weight': torch.ones(CLASSES)})
+    assert actual.left_out == ('criterion.weight', ) and not expected.left_out
+    assert actual.state.keys() == expected.state.keys()
+    assert all(torch.equal(actual.state[key], expected.state[key]) for key in expected.state)
+
+
+def test_a_student_and_its_teacher_are_not_guessed_between() -> None:
+    state = PAIRS['vit'][1]().state_dict()
+    both = {f'{who}.{key}': value for key, value in state.items() for who in ('teacher', 'student')}
+    with pytest.raises(ValueError, match=r"the model 2 times, below 'student\.', 'teacher\.'"):
+        convert(both)
+
+
+def test_a_training_checkpoint_of_timm_with_its_options(tmp_path: Path) -> None:
+    state = fill(PAIRS['vit'][1]()).state_dict()
+    averaged = {key: value + 1 for key, value in state.items()}
+    options = argparse.Namespace(lr=1e-3, output=Path('output'), drop=None)
+    torch.save(dict(epoch=1, arch='vit', state_dict=state, args=options,
+                    optimizer=dict(state={}, param_groups=[])), tmp_path / 'plain.pth.tar')
+    torch.save(dict(state_dict=state, state_dict_ema=averaged, args=options),
+               tmp_path / 'both.pth.tar')
+    torch.save(dict(model=state, model_ema=averaged, args=options), tmp_path / 'deit.pth')
+    for source, expected in ((f'{tmp_path}/plain.pth.tar', state),
+                             (f'model:{tmp_path}/both.pth.tar', state),
+                             (f'ema:{tmp_path}/both.pth.tar', averaged),
+                             (f'ema:{tmp_path}/deit.pth', averaged)):
+        written = convert_file(source, tmp_path / 'ours.pth').state
+        assert torch.equal(written['backbone.cls_token'], expected['cls_token'])
+    with pytest.raises(ValueError, match=r'both\.pth\.tar holds averaged weights '
+                       r'\(`state_dict_ema`\).*say which: ema:.* or model:'):
+        convert_file(tmp_path / 'both.pth.tar', tmp_path / 'ours.pth')
+    with pytest.raises(ValueError, match='holds no averaged weights'):
+        convert_file(f'ema:{tmp_path}/plain.pth.tar', tmp_path / 'ours.pth')
+
+
+@pytest.mark.parametrize(('key', 'reason'), [
+    ('head.layers.pre_logits.weight', '`hidden_dim`'),
+    ('neck.mask_token', 'the weights of its backbone alone'),
+    ('head.layers.other.weight', 'this head is not convertible'),
+])
+def test_what_is_not_convertible_is_said(key: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=f'got {re.escape(key)}: .*{reason}'):
+        convert({**vit().state_dict(), key: torch.zeros(1)})
+
+
+def test_a_head_is_chosen_only_where_there_is_a_choice() -> None:
+    with pytest.raises(ValueError, match="`head` must be one of .* but got 'fc'"):
+        convert(PAIRS['vit'][1]().state_dict(), head='fc')
+    for state in (vit().state_dict(), swin().state_dict(), PAIRS['swin'][1]().state_dict()):
+        with pytest.raises(ValueError, match='leave it out'):
+            convert(state, head='LinearClsHead')
 
 
 def run(*args: object) -> subprocess.CompletedProcess:

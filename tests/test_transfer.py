@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mmdiverse.config import load_config, type_name
 from mmdiverse.hooks import PretrainedCheckHook
-from mmdiverse.transfer import check_transfer, read_pretrained
+from mmdiverse.transfer import check_average_fits, check_transfer, read_pretrained
 from tests.runs import CONFIGS, digits_config, train
 
 ARCH = dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32)
@@ -275,3 +275,31 @@ def test_the_checkpoint_of_every_recipe_fills_a_backbone(tmp_path: Path) -> None
         found = statuses(detector(feature_maps(backbone), checkpoint))
         assert set(found) <= {'loaded', 'new'}, (path, found)
         assert found['loaded'] > 20
+
+
+def fine_tuned(folder: Path, classes: int, **options: Any) -> Config:
+    """A run with an average of the weights, on digits that have more classes."""
+    cfg = digits_config('deit-nano_digits', folder, custom_hooks=[dict(type='EMAHook')], **options)
+    cfg.model.head.num_classes = cfg.data_preprocessor.num_classes = classes
+    return cfg
+
+
+def test_an_average_for_other_classes_is_refused_with_what_to_set(tmp_path: Path) -> None:
+    train(fine_tuned(tmp_path / 'first', classes=10))
+    path = str(tmp_path / 'first' / 'epoch_1.pth')
+    check_average_fits(fine_tuned(tmp_path, classes=10, load_from=path))
+    for change in (dict(load_from=path, resume=True), dict(load_from=None)):
+        check_average_fits(fine_tuned(tmp_path, classes=12, **change))
+    with pytest.raises(ValueError, match=r'for 10 classes, but `model\.head\.num_classes` is 12.*'
+                       f"set `load_from='ema:{path}'`"):
+        check_average_fits(fine_tuned(tmp_path, classes=12, load_from=path))
+
+    cfg = fine_tuned(tmp_path / 'second', classes=12, load_from=f'ema:{path}')
+    check_average_fits(cfg)
+    cfg.optim_wrapper.optimizer.lr = 0.
+    cfg.param_scheduler = []
+    runner = train(cfg)
+    given = torch.load(path)['state_dict']['backbone.pos_embed']
+    assert torch.equal(runner.model.backbone.pos_embed, given)
+    average = torch.load(tmp_path / 'second' / 'epoch_1.pth')['state_dict']
+    assert torch.equal(average['head.layers.head.weight'], runner.model.head.layers.head.weight)

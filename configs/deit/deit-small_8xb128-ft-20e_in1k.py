@@ -1,6 +1,7 @@
 # 20 more epochs of DeiT-S on ImageNet-1k, from the checkpoint of deit-small_8xb128_in1k.py: the
 # plain twin of deit-small_diverse_8xb128-ft-20e_in1k.py. Any checkpoint with the keys of
-# MMPretrain's DeiT-S will do; name it with `--cfg-options load_from=CHECKPOINT`.
+# MMPretrain's DeiT-S will do; name it with `--cfg-options load_from=CHECKPOINT`. Where it holds the
+# average of EMAHook and you have another number of classes, write `load_from=ema:CHECKPOINT`.
 #   bash tools/dist_train.sh configs/deit/deit-small_8xb128-ft-20e_in1k.py 8
 # The learning rate is a twentieth of that of training from scratch. Not tuned by us.
 _base_ = ['./deit-small_8xb128_in1k.py']

@@ -2,7 +2,8 @@
 import difflib
 import inspect
 import logging
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
@@ -39,6 +40,11 @@ AS_GIVEN = 'as given'
 LOAD = dict(type='LoadImageFromFile', imdecode_backend='pillow')
 PACK = dict(type='PackInputs')
 RESIZING = {'Resize', 'ResizeEdge', 'CenterCrop', 'EfficientNetCenterCrop'}
+
+#: Before the path of a checkpoint: the averaged weights, or those that were trained.
+WHICH = ('ema', 'model')
+#: Where trainers keep the weights, and where timm's and the authors of DeiT their average.
+AVERAGES = {'state_dict': 'state_dict_ema', 'model': 'model_ema'}
 
 #: At most so many keys are named of a checkpoint that does not fit.
 NAMED = 4
@@ -112,8 +118,7 @@ def load_model(model: str | Path | Config | nn.Module, checkpoint: str | Path | 
             checkpoint = _load_timm_weights(backbone.timm_model, source, checkpoint)
         elif checkpoint is not None:
             prefix = '' if isinstance(classifier, WHOLE_MODELS) else 'backbone.'
-            state = {key.removeprefix(prefix): value
-                     for key, value in read_state(checkpoint).items() if key.startswith(prefix)}
+            state = _below(prefix, read_state(checkpoint), backbone, checkpoint)
             _load_weights(backbone, state, source, checkpoint)
         elif isinstance(model, nn.Module):
             checkpoint = AS_GIVEN
@@ -254,7 +259,7 @@ def _load_timm_weights(model: nn.Module, source: str, checkpoint: str | Path | N
     except OSError as error:
         raise OSError(f'the weights of {source} could not be downloaded: {error} Give a '
                       'checkpoint') from error
-    state = whole if checkpoint is None else read_state(checkpoint)
+    state = whole if checkpoint is None else _below('', read_state(checkpoint), model, checkpoint)
     head = whole.keys() - model.state_dict().keys()
     released = model.pretrained_cfg
     checkpoint = checkpoint or f'timm/{released["architecture"]}.{released["tag"]}'
@@ -285,24 +290,99 @@ def read_checkpoint(checkpoint: str | Path) -> Any:
         raise ValueError(f'the checkpoint {name} could not be loaded: {error}') from error
 
 
+def split_scheme(checkpoint: str) -> tuple[str | None, str]:
+    """Which weights (one of :data:`WHICH`, if it is said) and the path."""
+    which, _, path = checkpoint.partition(':')
+    return (which, path) if which in WHICH else (None, checkpoint)
+
+
 def read_state(checkpoint: str | Path) -> dict[str, Tensor]:
     """The weights in a checkpoint, alone or below ``'state_dict'`` or ``'model'``.
 
     Args:
-        checkpoint (str | Path): See :func:`read_checkpoint`.
+        checkpoint (str | Path): See :func:`read_checkpoint`; with ``ema:`` before it, the averaged
+            weights, with ``model:`` those that were trained. Without, a checkpoint of MMEngine's
+            ``EMAHook`` gives the average, which is what was evaluated.
 
     Raises:
         OSError: If it cannot be read or downloaded.
-        ValueError: If it is no checkpoint, or not a whole one.
+        ValueError: If it is no checkpoint, or not a whole one, or another trainer's with an
+            average and it is not said which weights of two.
     """
-    state = read_checkpoint(checkpoint)
-    for key in ('state_dict', 'model'):
+    which, path = split_scheme(str(checkpoint))
+    state = choose_weights(read_checkpoint(path), which, path)
+    for key in AVERAGES:  # such as the state dict of a whole model below `model`
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
     if not isinstance(state, dict):
-        raise ValueError(f'{checkpoint} is no checkpoint: expected a dict of tensors, but got a '
+        raise ValueError(f'{path} is no checkpoint: expected a dict of tensors, but got a '
                          f'{type(state).__name__}')
     return clean_state_dict(state)
+
+
+def choose_weights(content: Any, which: str | None, path: str) -> Any:
+    """Of what a checkpoint holds, the averaged weights or those that were trained.
+
+    Args:
+        content (Any): As :func:`read_checkpoint` returns it.
+        which (str, optional): One of :data:`WHICH`.
+        path (str): What the checkpoint is called.
+
+    Raises:
+        ValueError: If there is no average, but it is asked for; or there are both, of another
+            trainer than MMEngine, and neither is.
+    """
+    if not isinstance(content, dict):
+        return content
+    if 'ema_state_dict' in content:
+        # EMAHook exchanges the two as it saves, so that what loads `state_dict` has the average.
+        if which != 'model':
+            return content.get('state_dict')
+        return {key.removeprefix('module.'): value
+                for key, value in content['ema_state_dict'].items() if key.startswith('module.')}
+    for trained, average in AVERAGES.items():
+        if isinstance(content.get(trained), dict) and content.get(average):
+            if which is None:
+                raise ValueError(f'{path} holds averaged weights (`{average}`) and those that were '
+                                 f'trained (`{trained}`); say which: ema:{path} or model:{path}')
+            return content[average if which == 'ema' else trained]
+    if which == 'ema':
+        raise ValueError(f'{path} holds no averaged weights, so it was trained without EMAHook; '
+                         f'take model:{path}')
+    return next((content[key] for key in AVERAGES if isinstance(content.get(key), dict)), content)
+
+
+def find_prefix(keys: Iterable[str], is_known: Callable[[str], bool], path: str = 'the checkpoint'
+                ) -> str:
+    """What a training loop put in front of the names of a model, such as ``'model.'``.
+
+    Args:
+        keys (Iterable[str]): Of a state dict.
+        is_known (Callable): Whether a key is one of the model itself.
+        path (str): What the state dict is called.
+
+    Returns:
+        str: That below which most keys are known; empty where some are known as they are, or none.
+
+    Raises:
+        ValueError: If the model is there twice, as student and teacher are.
+    """
+    found: Counter[str] = Counter()
+    for key in keys:
+        parts = key.split('.')
+        for start in range(len(parts)):
+            if is_known('.'.join(parts[start:])):
+                found[''.join(f'{part}.' for part in parts[:start])] += 1
+                break
+    if not found or '' in found:
+        return ''
+    (prefix, count), *others = found.most_common()
+    twins = sorted([prefix, *(other for other, number in others if number == count)])
+    if len(twins) > 1:
+        raise ValueError(f'{path} holds the model {len(twins)} times, below '
+                         f'{", ".join(map(repr, twins))}: save the one that is meant in a '
+                         'checkpoint of its own, as dict(state_dict=...)')
+    return prefix
 
 
 def count_fitting_keys(module: nn.Module, state: dict[str, Tensor]) -> int:
@@ -315,6 +395,15 @@ def count_fitting_keys(module: nn.Module, state: dict[str, Tensor]) -> int:
     own = module.state_dict()
     return sum(key in own and getattr(value, 'shape', None) == own[key].shape
                for key, value in state.items())
+
+
+def _below(prefix: str, state: dict[str, Tensor], module: nn.Module, checkpoint: str | Path
+           ) -> dict[str, Tensor]:
+    """The weights of a module, whatever a training loop put in front of their names."""
+    own = {prefix + key for key in module.state_dict()}
+    prefix = find_prefix(state, own.__contains__, str(checkpoint)) + prefix
+    return {key.removeprefix(prefix): value for key, value in state.items()
+            if key.startswith(prefix)}
 
 
 def _load_weights(module: nn.Module, state: dict[str, Tensor], source: str,

@@ -359,7 +359,10 @@ class TestCheckpoints:
         lambda state: state,
         lambda state: dict(state_dict=state, meta=dict(epoch=1)),
         lambda state: dict(model={f'module.{key}': value for key, value in state.items()}),
-    ], ids=['bare', 'mmengine', 'ddp'])
+        lambda state: dict(state_dict={f'model.{key}': value for key, value in state.items()}
+                           | {'criterion.weight': torch.ones(3)}, epoch=1),
+        lambda state: {f'net.module.{key}': value for key, value in state.items()},
+    ], ids=['bare', 'mmengine', 'ddp', 'lightning', 'ddp in lightning'])
     def test_forms(self, tmp_path: Path, wrap: Callable) -> None:
         wanted = another()
         path = save(wanted, tmp_path / 'it.pth', wrap)
