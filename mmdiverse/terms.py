@@ -139,6 +139,29 @@ class DiversityTerm:
             tap.check_weights(self.weights, layers)
         return layers
 
+    def check_tokens(self, tap: Tap) -> None:
+        """Check that two layers that the term compares have the same tokens, where that is known.
+
+        The forward pass would show it; this is known before.
+
+        Raises:
+            ValueError: If their tokens stand for patches of different sizes.
+        """
+        layers = self.resolve(tap)
+        if self.on == 'weight' or self.loss.num_records != 2:
+            return
+        try:
+            first, second = map(tuple, map(tap.patch_size, layers))
+        except NotImplementedError:  # the first step shows it
+            return
+        if first != second:
+            sides = [f'{rows} x {columns}' for rows, columns in (first, second)]
+            raise ValueError(
+                f'{type(self.loss).__name__} compares two layers with equal tokens, but at layer '
+                f'{layers[0]!r} a token stands for {sides[0]} pixels, and at layer {layers[1]!r} '
+                f'for {sides[1]}; change `layers` of this term (in a Swin, stay within one stage: '
+                'take the fragment swin or swin_patch, as by `--diversity swin`)')
+
     def requests(self, tap: Tap) -> list[Request]:
         """What the tap has to capture for this term: nothing at weight level."""
         layers = self.resolve(tap)
