@@ -248,7 +248,7 @@ def check_terms(cfg: Config, fragment: str | None = None) -> None:
         model = _backbone_alone(cfg) if hooks else None
         for hook in hooks if model is not None else ():
             hook.attach(model)
-            hook.check_tokens()
+            hook.check_layers()
             hook.detach()
     except (TypeError, ValueError) as error:
         option = '' if fragment is None else f'--diversity {fragment}: '

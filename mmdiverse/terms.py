@@ -139,15 +139,21 @@ class DiversityTerm:
             tap.check_weights(self.weights, layers)
         return layers
 
-    def check_tokens(self, tap: Tap) -> None:
-        """Check that two layers that the term compares have the same tokens, where that is known.
-
-        The forward pass would show it; this is known before.
+    def check_layers(self, tap: Tap) -> None:
+        """Check the vectors of the layers as far as they are known before a forward pass.
 
         Raises:
-            ValueError: If their tokens stand for patches of different sizes.
+            ValueError: If a layer has too few heads, or if two layers that the term compares have
+                tokens that stand for patches of different sizes.
         """
         layers = self.resolve(tap)
+        for layer in layers if self.on == 'attention' else ():
+            heads = tap.count_heads(layer)
+            if heads < self.loss.min_vectors:
+                raise ValueError(
+                    f'{type(self.loss).__name__} needs at least {self.loss.min_vectors} vectors, '
+                    f'but layer {layer} has {heads} at level {self.on!r}; change `layers` or `on` '
+                    'of this term')
         if self.on == 'weight' or self.loss.num_records != 2:
             return
         try:
