@@ -1,12 +1,14 @@
 """What current torch, setuptools and transformers broke in the host packages, and the mends.
 
 Each mend uses a door that torch or the host itself leaves open; none replaces a host's function.
+The text of a config has no door: :func:`write_readable_configs` wraps the property that makes it.
 :func:`apply` runs at ``import mmdiverse``, the process group is the launch tools' affair.
 """
 from __future__ import annotations
 
 import argparse
 import ast
+import math
 import os
 import pathlib
 import subprocess
@@ -27,7 +29,7 @@ def apply() -> list[str]:
     """
     mends = (allow_checkpoint_globals, register_weights_schemes, guard_checkpoint_loaders,
              write_files_atomically, register_config_package, find_onedl_segmentation,
-             let_sharded_runs_resume, disable_broken_multimodal)
+             write_readable_configs, let_sharded_runs_resume, disable_broken_multimodal)
     return [mend.__name__ for mend in mends if mend()]
 
 
@@ -231,6 +233,60 @@ def _is_installed(name: str) -> bool:
     except PackageNotFoundError:
         return False
     return True
+
+
+def write_readable_configs() -> bool:
+    """Lets a config that holds an infinite number be read again after it was written.
+
+    Breaks: every MMEngine; ``Config.pretty_text``, which a run writes into its work dir and its
+    checkpoints, has ``inf`` and ``nan`` as bare names, and between quotes keys as they are.
+    Symptom: ``NameError: name 'inf' is not defined`` in the audit, in ``test.py`` and with
+    ``--resume``; of a key with a backslash, such as a pattern in ``custom_keys``, another key.
+
+    Wraps the property. The host's own makes the text, of a copy in which such numbers and keys are
+    spelled as in Python.
+
+    Not applied where the property was replaced by someone else.
+
+    Returns:
+        bool: Whether the property was wrapped by this call.
+    """
+    from mmengine.config import Config, ConfigDict
+
+    host = Config.pretty_text
+    if host.fget.__module__ != Config.__module__:
+        return False
+
+    def pretty_text(config: Config) -> str:
+        spelled = config.copy()
+        object.__setattr__(spelled, '_cfg_dict', ConfigDict(_spell(config.to_dict())))
+        return host.fget(spelled)
+
+    Config.pretty_text = property(pretty_text, doc=host.__doc__)
+    return True
+
+
+class _SpelledFloat(float):
+    """A number whose text is Python for it."""
+
+    def __str__(self) -> str:
+        return f"float('{float.__repr__(self)}')"
+
+    __repr__ = __str__
+
+
+def _spell(value: Any) -> Any:
+    """A config with what MMEngine would write in a way that cannot be read."""
+    if isinstance(value, dict):
+        return {_spell_key(key): _spell(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_spell(part) for part in value)
+    return _SpelledFloat(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _spell_key(key: Any) -> Any:
+    """A key as Python writes it between single quotes, which the double one enforces."""
+    return repr(f'{key}"')[1:-2] if isinstance(key, str) else key
 
 
 def register_weights_schemes() -> bool:

@@ -22,10 +22,20 @@ from typing import Any, NamedTuple
 
 import torch
 from mmengine.config import Config
-from torch import distributed
+from mmengine.registry import MODELS, DefaultScope
+from torch import distributed, nn
 
 from mmdiverse import compat
-from mmdiverse.config import CONFIGS, diversify, list_fragments, load_config, type_name
+from mmdiverse.config import (
+    CONFIGS,
+    diversify,
+    diversity_hooks,
+    left_out_of_fragment,
+    list_fragments,
+    load_config,
+    readable_text,
+    type_name,
+)
 from mmdiverse.datasets.imagenet import check_imagenet
 from mmdiverse.learning_rate import scaled_learning_rate
 from mmdiverse.toolboxes import check_toolboxes
@@ -34,6 +44,8 @@ RATE = 'optim_wrapper.optimizer.lr'
 LOCAL = 'LocalVisBackend'
 #: Seconds for which other processes wait for the first to fail.
 GRACE = 30
+#: How many keys a note names at most.
+NAMED = 4
 
 
 class Processes(NamedTuple):
@@ -116,7 +128,7 @@ def run(script: str) -> None:
 def _prepare(own: Namespace, path: Path, args: Namespace, processes: Processes
              ) -> tuple[Config, Path, list[str]]:
     """The config to run, the file that holds it, and what the user should know."""
-    fragment = getattr(own, 'diversity', None)
+    fragment = _only_fragment(getattr(own, 'diversity', None) or [])
     mixing = getattr(own, 'mixing', False)
     if mixing and fragment is None:
         raise SystemExit('--mixing goes with --diversity: state a fragment, one of '
@@ -127,8 +139,10 @@ def _prepare(own: Namespace, path: Path, args: Namespace, processes: Processes
         check_toolboxes([cfg.get('default_scope')])
     except ImportError as error:
         raise SystemExit(str(error)) from None
+    notes = []
     if fragment is not None:
         try:
+            notes = replacement_notes(cfg, fragment)
             cfg = diversify(cfg, fragment, mixing=mixing)
         except (FileNotFoundError, ValueError) as error:
             raise SystemExit(f'--diversity {fragment}: {_one_line(error)}') from None
@@ -136,17 +150,58 @@ def _prepare(own: Namespace, path: Path, args: Namespace, processes: Processes
     options = args.cfg_options or {}
     final = _load_host(path)['merge_args'](deepcopy(cfg), args)
     trains = path.name == 'train.py'
+    if trains:
+        check_terms(final, fragment)
     check_data(final, ('train_dataloader', 'val_dataloader') if trains else ('test_dataloader', ))
     if trains:
         check_start(final)
     work_dir = _work_dir(args, cfg, name)
     check_writable(work_dir)
-    notes = add_tensorboard(cfg, options) if trains else []
-    if fragment is not None or notes:
+    added = add_tensorboard(cfg, options) if trains else []
+    if fragment is not None or added:
         config = _write(cfg, work_dir, name)
+    notes += added
     if trains and RATE not in options:
         notes += learning_rate_notes(final, processes.total)
     return cfg, config, notes
+
+
+def _only_fragment(fragments: Sequence[str]) -> str | None:
+    if len(fragments) > 1:
+        raise SystemExit(f'--diversity is given {len(fragments)} times ({", ".join(fragments)}), '
+                         'but takes one fragment: to have the terms of several, write a file that '
+                         'defines `diversity` with all of them, and give its path')
+    return fragments[0] if fragments else None
+
+
+def replacement_notes(cfg: Config, fragment: str) -> list[str]:
+    """Says what ``--diversity`` takes out of a config, and what it leaves out of a fragment.
+
+    Args:
+        cfg: The config as the user gave it.
+        fragment: As for :func:`~mmdiverse.config.load_fragment`.
+
+    Returns:
+        list[str]: What the user should know; nothing where nothing is lost.
+
+    Raises:
+        FileNotFoundError: If there is no such fragment.
+        ValueError: If the config's hooks are no list.
+    """
+    notes = []
+    hooks = diversity_hooks(cfg)
+    if hooks:
+        count = sum(len(hook.get('terms') or []) for hook in hooks)
+        owner = 'DiversityHook' if len(hooks) == 1 else f'{len(hooks)} DiversityHooks'
+        notes.append(f'--diversity {fragment} replaces the {count} term{"s" * (count != 1)} of the '
+                     f"config's {owner}; to keep them, leave the option out")
+    left_out = left_out_of_fragment(fragment)
+    if left_out:
+        named = ', '.join(f'`{key}`' for key in left_out[:NAMED])
+        more = f' and {len(left_out) - NAMED} more' * (len(left_out) > NAMED)
+        notes.append(f'--diversity {fragment}: of this file `diversity` alone is taken, and not '
+                     f'{named}{more}')
+    return notes
 
 
 def check_gpus(launcher: str, processes: Processes, task: str) -> None:
@@ -172,6 +227,46 @@ def check_gpus(launcher: str, processes: Processes, task: str) -> None:
         f'--launcher {launcher} started {processes.here} processes on this machine, which has '
         f'{gpus} GPU{"s" * (gpus > 1)}{f" (CUDA_VISIBLE_DEVICES={visible})" if visible else ""}; '
         f'start one for each: {COMMANDS[launcher].format(task=task, files=FILES[task], gpus=gpus)}')
+
+
+def check_terms(cfg: Config, fragment: str | None = None) -> None:
+    """Checks that diversity terms fit the backbone, which is built once more for it.
+
+    Not where building would fetch weights, nor where it fails: then the run says it.
+
+    Args:
+        cfg: The run's config.
+        fragment: That of ``--diversity``, for the message.
+
+    Raises:
+        SystemExit: If a term does not fit.
+    """
+    from mmdiverse.hooks import DiversityHook  # late: it imports all models, which takes seconds
+
+    try:
+        hooks = [DiversityHook(**{key: value for key, value in config.items()
+                                  if key not in ('type', 'priority')})
+                 for config in diversity_hooks(cfg)]
+        model = _backbone_alone(cfg) if hooks else None
+        for hook in hooks if model is not None else ():
+            hook.attach(model)
+            hook.check_layers()
+            hook.detach()
+    except (TypeError, ValueError) as error:
+        option = '' if fragment is None else f'--diversity {fragment}: '
+        raise SystemExit(f'{option}{_one_line(error)}') from None
+
+
+def _backbone_alone(cfg: Config) -> nn.Module | None:
+    """A model of the backbone and nothing else; None where that cannot be had."""
+    config = (cfg.get('model') or {}).get('backbone')
+    if not isinstance(config, dict) or config.get('pretrained'):
+        return None
+    try:
+        with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmpretrain')):
+            return nn.ModuleDict(dict(backbone=MODELS.build(deepcopy(config))))
+    except Exception:  # of whatever kind: the run will say it
+        return None
 
 
 def check_data(cfg: Config, loaders: Sequence[str]) -> None:
@@ -330,7 +425,7 @@ def _own_parser(script: str) -> ArgumentParser:
     parser = ArgumentParser(add_help=False, allow_abbrev=False)
     if script == 'train.py':
         parser.add_argument(
-            '--diversity', metavar='FRAGMENT',
+            '--diversity', metavar='FRAGMENT', action='append',
             help=f'diversify CONFIG: one of {", ".join(list_fragments())}, or the path of a file '
             'that defines `diversity`; the resulting config is kept in the work dir')
         parser.add_argument('--mixing', action='store_true',
@@ -373,9 +468,13 @@ def _work_dir(args: Namespace, cfg: Config, name: str) -> Path:
 
 
 def _write(cfg: Config, work_dir: Path, name: str) -> Path:
+    try:
+        text = readable_text(cfg)
+    except ValueError as error:
+        raise SystemExit(_one_line(error)) from None
     # Every rank writes the file: renaming makes sure that none reads another's half.
     final, draft = work_dir / f'{name}.py', work_dir / f'.{name}.{os.getpid()}.py'
-    draft.write_text(cfg.pretty_text, encoding='utf-8')
+    draft.write_text(text, encoding='utf-8')
     draft.replace(final)
     return final
 

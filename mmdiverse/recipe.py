@@ -5,7 +5,15 @@ from typing import Any
 
 from mmengine.config import Config
 
-from .config import HOOK, MIXING_AUGMENTS, MIXING_HEADS, MIXING_PREPROCESSOR, load_config, type_name
+from .config import (
+    HOOK,
+    MIXING_AUGMENTS,
+    MIXING_HEADS,
+    MIXING_PREPROCESSOR,
+    TWIN,
+    load_config,
+    type_name,
+)
 
 #: MMPretrain's own DeiT-S, for 4 GPUs.
 MMPRETRAIN = 'mmpretrain::deit/deit-small_4xb256_in1k.py'
@@ -297,8 +305,12 @@ def _reason(key: str, ours: dict[str, Any]) -> str:
     item = key.partition('.')[0]
     if key.startswith('diversity.') or ours.get(f'{item}.type') == HOOK:
         return 'diversity terms'
-    mixes = ours.get('data_preprocessor.type') == MIXING_PREPROCESSOR
-    if mixes and key.startswith(('data_preprocessor.', 'model.head.', 'model.neck',
-                                 'model.backbone.out_type', 'model.train_cfg.augments')):
+    if key.startswith(f'{TWIN}.'):
+        return 'kept for the plain twin'
+    mixes = MIXING_PREPROCESSOR in (ours.get('data_preprocessor.type'),
+                                    ours.get('model.data_preprocessor.type'))
+    if mixes and key.startswith((
+            'data_preprocessor.', 'model.data_preprocessor.', 'model.head.', 'model.neck',
+            'model.backbone.out_type', 'model.train_cfg.augments')):
         return 'patch-level mixing'
     return ''

@@ -139,6 +139,35 @@ class DiversityTerm:
             tap.check_weights(self.weights, layers)
         return layers
 
+    def check_layers(self, tap: Tap) -> None:
+        """Check the vectors of the layers as far as they are known before a forward pass.
+
+        Raises:
+            ValueError: If a layer has too few heads, or if two layers that the term compares have
+                tokens that stand for patches of different sizes.
+        """
+        layers = self.resolve(tap)
+        for layer in layers if self.on == 'attention' else ():
+            heads = tap.count_heads(layer)
+            if heads < self.loss.min_vectors:
+                raise ValueError(
+                    f'{type(self.loss).__name__} needs at least {self.loss.min_vectors} vectors, '
+                    f'but layer {layer} has {heads} at level {self.on!r}; change `layers` or `on` '
+                    'of this term')
+        if self.on == 'weight' or self.loss.num_records != 2:
+            return
+        try:
+            first, second = map(tuple, map(tap.patch_size, layers))
+        except NotImplementedError:  # the first step shows it
+            return
+        if first != second:
+            sides = [f'{rows} x {columns}' for rows, columns in (first, second)]
+            raise ValueError(
+                f'{type(self.loss).__name__} compares two layers with equal tokens, but at layer '
+                f'{layers[0]!r} a token stands for {sides[0]} pixels, and at layer {layers[1]!r} '
+                f'for {sides[1]}; change `layers` of this term (in a Swin, stay within one stage: '
+                'take the fragment swin or swin_patch, as by `--diversity swin`)')
+
     def requests(self, tap: Tap) -> list[Request]:
         """What the tap has to capture for this term: nothing at weight level."""
         layers = self.resolve(tap)

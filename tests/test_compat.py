@@ -12,6 +12,7 @@ from pickle import UnpicklingError
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.fileio import FileClient, LocalBackend, get_file_backend
 from mmengine.fileio.backends import backends
 from mmengine.logging import MessageHub
@@ -21,6 +22,9 @@ from mmdiverse import compat
 from mmdiverse.checkpoint import AtomicLocalBackend
 
 ROOT = Path(__file__).resolve().parent.parent
+#: The host's own text of a config, which the mend wraps.
+HOST_TEXT = next(cell.cell_contents for cell in Config.pretty_text.fget.__closure__
+                 if isinstance(cell.cell_contents, property))
 OPENMMLAB_ONLY = "OneDL's MMEngine does not have this breakage"
 
 
@@ -330,6 +334,39 @@ class TestSegmentationPackage:
         assert not compat.find_onedl_segmentation()
 
 
+class TestReadableConfigs:
+
+    CFG = dict(clip_grad=dict(norm_type=float('inf'), rest=[-float('inf'), (float('nan'), )]),
+               lr=1e-3, path='C:\\new\n')
+
+    def test_without_it_a_dumped_config_cannot_be_read(self, monkeypatch):
+        monkeypatch.setattr(Config, 'pretty_text', HOST_TEXT)
+        with pytest.raises(NameError, match="name 'inf' is not defined"):
+            Config.fromstring(Config(self.CFG).pretty_text, '.py')
+
+    def test_with_it_the_config_is_what_it_was(self, tmp_path):
+        cfg = Config(self.CFG)
+        cfg.dump(tmp_path / 'dumped.py')
+        read = Config.fromfile(tmp_path / 'dumped.py')
+        assert repr(read.to_dict()) == repr(cfg.to_dict())
+        assert read.clip_grad.norm_type == float('inf')
+
+    def test_keys_are_what_they_were(self):
+        keys = {'.x"y': 3, '\\bnorm': 1, "it's": 2, 'new\nline': 3}
+        cfg = Config(dict(custom_keys=keys))
+        assert Config.fromstring(cfg.pretty_text, '.py').custom_keys == keys
+
+    def test_any_other_text_is_that_of_the_host(self):
+        cfg = Config.fromfile(ROOT / 'configs/deit/deit-small_diverse_8xb128_in1k.py')
+        assert cfg.pretty_text == HOST_TEXT.fget(cfg)
+
+    def test_a_property_of_someone_else_stays(self, monkeypatch):
+        theirs = property(lambda cfg: '')
+        monkeypatch.setattr(Config, 'pretty_text', theirs)
+        assert not compat.write_readable_configs()
+        assert Config.pretty_text is theirs
+
+
 def fake(folder: Path, name: str, version: str, **modules: str) -> None:
     """A package, and the metadata by which MMPretrain decides whether it is installed."""
     package = folder / name
@@ -521,9 +558,11 @@ def test_apply_names_what_it_did_and_a_second_call_finds_nothing(monkeypatch):
     torch.serialization.clear_safe_globals()
     monkeypatch.setattr(CheckpointLoader, '_schemes', {'': checkpoint.load_from_local})
     monkeypatch.setitem(backends, 'local', LocalBackend)
+    monkeypatch.setattr(Config, 'pretty_text', HOST_TEXT)
     assert compat.apply() == ['allow_checkpoint_globals', 'register_weights_schemes',
                               'guard_checkpoint_loaders', 'write_files_atomically',
-                              'register_config_package', 'let_sharded_runs_resume']
+                              'register_config_package', 'write_readable_configs',
+                              'let_sharded_runs_resume']
     assert compat.apply() == []
 
 

@@ -1,10 +1,15 @@
 """Configs: diversified, mixed and plain again; the fragments and the configs that are shipped."""
+import datetime
 import re
+from collections.abc import Iterable, Iterator
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import mmpretrain
+import numpy as np
 import pytest
+import torch
 from mmengine.config import Config
 from mmengine.registry import HOOKS, init_default_scope
 from mmpretrain.registry import MODELS
@@ -15,11 +20,14 @@ from mmdiverse.config import (
     add_mixing,
     diversify,
     is_diversified,
+    left_out_of_fragment,
     list_fragments,
     load_config,
     load_fragment,
     plain_twin,
+    readable_text,
     remove_mixing,
+    two_sides,
 )
 from mmdiverse.hooks import DiversityHook
 from mmdiverse.recipe import diff_configs
@@ -58,6 +66,17 @@ def plain(cfg: Config) -> dict[str, Any]:
     return cfg.to_dict()
 
 
+def with_part(cfg: Config, key: str, value: Any) -> Config:
+    """A copy of a config with a value in place of what it has at a key."""
+    values = deepcopy(plain(cfg))
+    *parents, name = key.split('.')
+    owner = values
+    for parent in parents:
+        owner = owner[parent]
+    owner[name] = value
+    return Config(values)
+
+
 @hosts
 def test_diversify_adds_a_hook_and_changes_nothing_else(loaded: dict, name: str) -> None:
     cfg = plain(diversify(loaded[name], 'all'))
@@ -93,8 +112,7 @@ def test_mixing_is_undone(loaded: dict, name: str) -> None:
 
 @hosts
 def test_the_plain_twin_of_a_diversified_config_is_the_config(loaded: dict, name: str) -> None:
-    twin = plain(plain_twin(diversify(loaded[name], 'all', mixing=True)))
-    assert twin.pop('custom_hooks') == [] and twin == plain(loaded[name])
+    assert plain(plain_twin(diversify(loaded[name], 'all', mixing=True))) == plain(loaded[name])
 
 
 @pytest.mark.parametrize(('name', 'head', 'patch_size'), [
@@ -248,11 +266,271 @@ def test_mixing_refuses_a_loss_that_it_cannot_replace(loss: dict, loaded) -> Non
         add_mixing(cfg)
 
 
+@pytest.mark.parametrize(('name', 'key', 'value'), [
+    (DEIT, 'model.head.loss.class_weight', [1., 2.]),
+    (DEIT, 'model.head.loss.pos_weight', [1., 2.]),
+    (DEIT, 'model.head.loss.reduction', 'sum'),
+    (DEIT, 'model.head.loss.mode', 'multi_label'),
+    (DEIT, 'model.head.loss.num_classes', 10),
+    (DEIT, 'model.head.loss.ignore_index', 255),
+    (DEIT, 'model.head.loss.avg_non_ignore', True),
+    (DEIT, 'model.head.cal_acc', True),
+    (DEIT, 'model.backbone.out_type', 'avg_featmap'),
+    (DEIT, 'model.backbone.out_type', 'featmap'),
+    (DEIT, 'model.backbone.out_type', 'raw'),
+    (DEIT, 'model.backbone.with_cls_token', False),
+    (DEIT, 'model.backbone.patch_cfg', dict(stride=8)),
+    (DEIT, 'model.neck', dict(type='ClsBatchNormNeck', input_features=384)),
+    (SWIN, 'model.neck', None),
+    (SWIN, 'model.neck', dict(type='GlobalAveragePooling', dim=1)),
+    (SWIN, 'model.neck', dict(type='GeneralizedMeanPooling')),
+    (SWIN, 'model.backbone.stage_cfgs', dict(downsample=False)),
+    (SWIN, 'model.backbone.stage_cfgs', [dict(), dict(downsample_cfg=dict(kernel_size=3))]),
+    (SWIN, 'model.head.loss.class_weight', [1., 2.]),
+])
+def test_mixing_refuses_what_it_cannot_keep_and_names_it(loaded, name: str, key: str, value: Any
+                                                         ) -> None:
+    cfg = with_part(loaded[name], key, value)
+    before = deepcopy(plain(cfg))
+    with pytest.raises(ValueError, match=rf'`{re.escape(key)}[`.].*without `--mixing`'):
+        diversify(cfg, 'all', mixing=True)
+    assert plain(cfg) == before
+    assert plain(plain_twin(diversify(cfg, 'all'))) == before
+
+
+def test_mixing_of_average_pooling_is_refused() -> None:
+    cfg = load_config('mmpretrain::mae/benchmarks/vit-base-p16_8xb128-coslr-100e_in1k.py')
+    with pytest.raises(ValueError, match='got VisionTransformer and LinearClsHead'):
+        add_mixing(cfg)
+
+
+@pytest.mark.parametrize('model', [
+    dict(type='TimmClassifier', model_name='vit_tiny_patch16_224'), dict(backbone=None, head=None),
+    dict(type='ImageClassifier', backbone=dict(type='VisionTransformer'))])
+def test_mixing_refuses_a_model_without_backbone_or_head(model: dict) -> None:
+    with pytest.raises(ValueError, match='`model.backbone` and `model.head`'):
+        add_mixing(Config(dict(model=model)))
+
+
+#: What may be in a config that is mixed, and has to be in its twin.
+KEPT = [
+    (DEIT, {'model.head.loss': dict(type='CrossEntropyLoss', use_soft=True, loss_weight=1.)}),
+    (DEIT, {'model.head.loss': dict(type='CrossEntropyLoss', class_weight=None)}),
+    (DEIT, {'model.head.loss': dict(type='mmpretrain.LabelSmoothLoss', label_smooth_val=0.1,
+                                    num_classes=1000, reduction='mean', loss_weight=2.)}),
+    (DEIT, {'model.head': dict(type='mmpretrain.VisionTransformerClsHead', num_classes=1000,
+                               in_channels=384, hidden_dim=8, topk=(1, 5), cal_acc=False,
+                               init_cfg=None)}),
+    (DEIT, {'model.backbone.out_type': 'cls_token', 'model.backbone.final_norm': False}),
+    (DEIT, {'model.neck': None, 'model.train_cfg': None}),
+    (DEIT, {'model.train_cfg': dict(augments=dict(type='Mixup', alpha=0.2), probs=0.5)}),
+    (DEIT, {'model.train_cfg': dict(augments=[dict(type='mmpretrain.CutMix', alpha=1.)],
+                                    probs=[0.3])}),
+    (DEIT, {'data_preprocessor': dict(type='ClsDataPreprocessor', pad_value=3, to_onehot=True,
+                                      batch_augments=dict(augments=dict(type='Mixup', alpha=1.)))}),
+    (DEIT, {'data_preprocessor': None}),
+    (DEIT, {'model.data_preprocessor': dict(type='ClsDataPreprocessor', mean=[1.])}),
+    (DEIT, {'custom_hooks': []}), (DEIT, {'custom_hooks': None}),
+    (DEIT, {'custom_hooks': (dict(type='EMAHook', momentum=1e-4), )}),
+    (SWIN, {'model.neck': dict(type='GlobalAveragePooling', dim=2)}),
+    (SWIN, {'model.backbone.stage_cfgs': dict(block_cfgs=dict(window_size=6))}),
+]
+
+
+@pytest.mark.parametrize(('name', 'parts'), KEPT)
+@pytest.mark.parametrize('mixing', [False, True])
+def test_the_twin_has_what_mixing_replaced(loaded, name: str, parts: dict, mixing: bool) -> None:
+    cfg = Config({key: loaded[name][key] for key in ('model', 'data_preprocessor')})
+    for key, value in parts.items():
+        cfg = with_part(cfg, key, value)
+    expected = deepcopy(plain(cfg))
+    diverse = diversify(cfg, 'all', mixing=mixing)
+    assert plain(plain_twin(diverse)) == expected
+    read = Config.fromstring(diverse.pretty_text, '.py')
+    assert plain(plain_twin(read)) == expected
+    if mixing:
+        unmixed = remove_mixing(deepcopy(diverse))
+        assert plain(plain_twin(unmixed)) == expected and is_diversified(unmixed)
+        assert plain(remove_mixing(add_mixing(cfg))) == expected
+
+
+def test_the_twin_of_an_absent_preprocessor_has_none(loaded) -> None:
+    cfg = deepcopy(loaded[DEIT])
+    cfg.pop('data_preprocessor')
+    assert plain(plain_twin(diversify(cfg, 'all', mixing=True))) == plain(cfg)
+
+
+def test_the_twin_of_what_was_changed_after_mixing_has_the_change(loaded) -> None:
+    cfg = deepcopy(loaded[DEIT])
+    cfg.model.head.loss = dict(type='CrossEntropyLoss')
+    cfg = diversify(cfg, 'all', mixing=True)
+    cfg.model.head.loss.label_smooth_val = 0.2
+    assert plain_twin(cfg).model.head.loss == dict(type='LabelSmoothLoss', mode='original',
+                                                   label_smooth_val=0.2)
+
+
+def test_a_config_that_is_diversified_twice_has_the_twin_of_the_first(loaded) -> None:
+    cfg = deepcopy(loaded[DEIT])
+    cfg.model.head.loss = dict(type='CrossEntropyLoss')
+    again = diversify(diversify(cfg, 'patch', mixing=True), 'weight', mixing=True)
+    assert plain(plain_twin(again)) == plain(cfg)
+
+
+def test_the_twin_of_a_new_style_config_is_the_config() -> None:
+    cfg = Config.fromfile(ROOT.parent / 'mmdiverse/configs/deit/deit_small_8xb128_in1k.py')
+    assert plain(plain_twin(diversify(cfg, 'all', mixing=True))) == plain(cfg)
+
+
+@pytest.mark.parametrize(('backbone', 'parts'), [
+    (dict(type='BEiTViT', out_type='raw'), dict(backbone=dict(type='BEiTViT',
+                                                              out_type='cls_token'))),
+    (dict(type='TIMMBackbone', model_name='vit_tiny_patch16_224'),
+     dict(neck=dict(type='mmdiverse.ClassTokenNeck')))])
+def test_the_twin_of_another_backbone_classifies_its_class_token(backbone: dict, parts: dict
+                                                                 ) -> None:
+    head = dict(type='mmdiverse.PatchMixingClsHead')
+    twin = plain(plain_twin(Config(dict(model=dict(backbone=backbone, head=head)))))['model']
+    assert {key: twin[key] for key in parts} == parts
+
+
+def test_hooks_that_are_no_list_are_refused(loaded) -> None:
+    cfg = deepcopy(loaded[DEIT])
+    cfg.custom_hooks = dict(type='EMAHook')
+    with pytest.raises(ValueError, match='`custom_hooks` must be a list of hooks, but got .*EMA'):
+        diversify(cfg, 'all')
+
+
+def host_configs(*folders: str) -> Iterator[tuple[str, Config]]:
+    """MMPretrain's configs of models, but for those that it cannot read itself."""
+    root = Path(mmpretrain.__file__).parent / '.mim' / 'configs'
+    for path in sorted(root.glob('*/**/*.py')):
+        name = path.relative_to(root)
+        if name.parts[0] == '_base_' or folders and name.parts[0] not in folders:
+            continue
+        try:
+            cfg = Config.fromfile(path)
+        except (ModuleNotFoundError, RuntimeError):
+            continue
+        if 'model' in cfg:
+            yield str(name), cfg
+
+
+def twins_that_differ(configs: Iterable[tuple[str, Config]]) -> tuple[list[str], list[str]]:
+    """Configs whose twin is another, and those that can be mixed."""
+    wrong, mixed = [], []
+    for name, cfg in configs:
+        expected = plain(plain_twin(cfg))
+        for mixing in (False, True):
+            try:
+                diverse = diversify(cfg, 'all', mixing)
+            except ValueError as error:
+                assert mixing and 'model.' in str(error), name
+                continue
+            mixed += [name] * mixing
+            if plain(plain_twin(diverse)) != expected:
+                wrong.append(name)
+        if expected != plain(cfg):
+            wrong.append(name)
+    return wrong, mixed
+
+
+def test_twins_of_the_configs_that_can_be_mixed() -> None:
+    wrong, mixed = twins_that_differ(host_configs('deit', 'vision_transformer', 'swin_transformer'))
+    assert wrong == [] and len(mixed) == 19
+
+
+@pytest.mark.slow
+def test_twins_of_all_configs_of_mmpretrain() -> None:
+    every = list(host_configs())
+    wrong, mixed = twins_that_differ(every)
+    assert wrong == [] and len(every) > 500 and len(mixed) >= 25
+
+
+@pytest.mark.parametrize(('options', 'pixels'), [
+    (dict(patch_size=4), 32), (dict(patch_size=[4, 4]), 32), (dict(patch_size=(4, 4)), 32),
+    (dict(patch_size=(4, 2)), (32, 16)), (dict(out_indices=(0, 1)), 8),
+    (dict(out_indices=(0, 1), out_after_downsample=True), 16),
+    (dict(out_indices=(3, ), out_after_downsample=True), 32),
+    (dict(arch=dict(embed_dims=16, depths=[2, 2], num_heads=[1, 2]), out_indices=(1, )), 8)])
+def test_pixels_of_a_token_of_a_swin(loaded, options: dict, pixels: Any) -> None:
+    cfg = deepcopy(loaded[SWIN])
+    cfg.model.backbone.update(options)
+    assert plain(add_mixing(cfg))['data_preprocessor']['patch_size'] == pixels
+
+
+@pytest.mark.parametrize(('patch_size', 'pixels'), [
+    (8, 8), ([8, 8], 8), ((8, 8), 8), ((8, 16), (8, 16))])
+def test_pixels_of_a_token_of_a_vit(loaded, patch_size: Any, pixels: Any) -> None:
+    cfg = deepcopy(loaded[DEIT])
+    cfg.model.backbone.patch_size = patch_size
+    assert plain(add_mixing(cfg))['data_preprocessor']['patch_size'] == pixels
+
+
+@pytest.mark.parametrize('value', [0, -4, 4., (4, ), (4, 4, 4, 4), 'big', None])
+def test_a_size_is_one_number_or_two(loaded, value: Any) -> None:
+    cfg = deepcopy(loaded[DEIT])
+    cfg.model.backbone.patch_size = value
+    with pytest.raises(ValueError, match='`model.backbone.patch_size` must be a positive number'):
+        add_mixing(cfg)
+
+
+@pytest.mark.parametrize(('size', 'sides'), [(4, (4, 4)), ([4, 2], (4, 2)), ((4, 2), (4, 2))])
+def test_two_sides_of_a_size(size: Any, sides: tuple[int, int]) -> None:
+    assert two_sides('img_size', size) == sides
+
+
 def test_mixing_refuses_a_preprocessor_that_it_cannot_replace(loaded) -> None:
     cfg = deepcopy(loaded[DEIT])
     cfg.data_preprocessor.type = 'SelfSupDataPreprocessor'
     with pytest.raises(ValueError, match='`data_preprocessor`'):
         add_mixing(cfg)
+
+
+def test_a_fragment_is_that_of_a_hook_of_ours(tmp_path: Path) -> None:
+    path = tmp_path / 'mine.py'
+    path.write_text("diversity = dict(type='DiversityHook', terms=[])\n")
+    with pytest.raises(ValueError, match="must define `diversity = dict.type='mmdiverse.*but got"):
+        load_fragment(str(path))
+
+
+def test_the_rest_of_a_fragment_is_named(tmp_path: Path) -> None:
+    path = tmp_path / 'mine.py'
+    path.write_text(f'diversity = dict(type={HOOK!r})\ntrain_cfg = dict()\nwork_dir = "x"')
+    assert left_out_of_fragment(str(path)) == ['train_cfg', 'work_dir']
+    assert left_out_of_fragment('all') == []
+
+
+@pytest.mark.parametrize('value', [
+    float('inf'), -float('inf'), float('nan'), [dict(deep=(float('inf'), ))], {1, 2}, b'bytes',
+    'C:\\new\n', {'\\bnorm': 1, "it's": 2}, {}, [], (1, ), None, np.float64(0.1)], ids=repr)
+def test_what_is_written_is_read_again(value: Any) -> None:
+    cfg = Config(dict(model=dict(value=value), rest=1))
+    read = Config.fromstring(readable_text(cfg), '.py')
+    assert repr(read.to_dict()) == repr(cfg.to_dict()).replace('np.float64(0.1)', '0.1')
+
+
+@pytest.mark.parametrize('value', [
+    torch.float16, np.ones(2), Path('data'), print, object, datetime.date(2026, 1, 1),
+    lambda: 0], ids=lambda value: type(value).__name__)
+def test_what_cannot_be_read_again_is_named(value: Any) -> None:
+    cfg = Config(dict(rest=1, model=dict(parts=[2, dict(value=value)])))
+    with pytest.raises(ValueError, match=r'`model.parts.1.value` \(.*would not be read as what'):
+        readable_text(cfg)
+
+
+def test_a_config_that_was_dumped_without_mmdiverse_is_read(tmp_path: Path) -> None:
+    path = tmp_path / 'dumped.py'
+    path.write_text('clip_grad = dict(norm_type=inf, rest=[-inf, nan])\n')
+    cfg = load_config(path)
+    assert repr(plain(cfg)) == "{'clip_grad': {'norm_type': inf, 'rest': [-inf, nan]}}"
+    assert cfg.filename == str(path)
+
+
+def test_another_name_that_is_not_defined_stays_an_error(tmp_path: Path) -> None:
+    path = tmp_path / 'broken.py'
+    path.write_text('lr = inf * factor\n')
+    with pytest.raises(NameError, match='factor'):
+        load_config(path)
 
 
 def test_config_of_an_unknown_package_is_named() -> None:

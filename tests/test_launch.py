@@ -163,6 +163,8 @@ def test_packaged_configs_are_found_with_the_types_of_their_own_scope():
     (['CONFIG', '--diversity', 'missing'], "--diversity missing: no diversity fragment 'missing'"),
     (['CONFIG', '--mixing'], '--mixing goes with --diversity: state a fragment, one of all'),
     (['CONFIG', '--work-dir', 'CONFIG/sub'], 'pass a writable one with --work-dir'),
+    (['CONFIG', '--diversity', 'patch', '--diversity=weight'],
+     '--diversity is given 2 times (patch, weight), but takes one fragment: to have the terms of'),
 ])
 def test_errors_before_the_run_are_one_line_that_says_what_to_change(
         words, message, config, monkeypatch, host_argv):
@@ -175,6 +177,115 @@ def test_errors_before_the_run_are_one_line_that_says_what_to_change(
 def test_an_unknown_fragment_lists_the_known_ones(config, monkeypatch, host_argv):
     with pytest.raises(SystemExit, match='all.*attention.*official.*patch.*weight'):
         call(monkeypatch, 'train.py', config, '--diversity', 'missing')
+
+
+SWIN = '''
+model = dict(
+    _delete_=True, type='ImageClassifier',
+    backbone=dict(type='SwinTransformer', img_size=16, patch_size=(2, 2), window_size=4,
+                  arch=dict(embed_dims=8, depths=[2, 2], num_heads=[1, 2]), out_indices=(1, )),
+    neck=dict(type='GlobalAveragePooling'),
+    head=dict(type='LinearClsHead', num_classes=2, in_channels=16,
+              loss=dict(type='CrossEntropyLoss')))
+'''
+
+
+def child(config: Path, text: str, name: str = 'child.py') -> Path:
+    path = config.parent / name
+    path.write_text(f'_base_ = [{str(config)!r}]\n{text}\n')
+    return path
+
+
+@pytest.mark.parametrize('fragment', ['all', 'patch'])
+def test_layers_of_two_stages_are_refused_with_the_fragment_to_take(
+        fragment, config, tmp_path, monkeypatch, host_argv):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        call(monkeypatch, 'train.py', child(config, SWIN), '--diversity', fragment)
+    assert stopped.value.code == (
+        f"--diversity {fragment}: DiversityHook term 'patch_contrastive': ContrastiveLoss compares "
+        "two layers with equal tokens, but at layer 'embed' a token stands for 2 x 2 pixels, and "
+        'at layer 3 for 4 x 4; change `layers` of this term (in a Swin, stay within one stage: '
+        'take the fragment swin or swin_patch, as by `--diversity swin`)')
+    assert host_argv == [] and not (tmp_path / 'work_dirs').exists()
+
+
+def test_a_swin_is_mixed_whatever_the_form_of_its_patch_size(
+        config, tmp_path, monkeypatch, host_argv):
+    monkeypatch.chdir(tmp_path)
+    call(monkeypatch, 'train.py', child(config, SWIN), '--diversity', 'swin', '--mixing')
+    cfg = Config.fromfile(host_argv[0])
+    assert cfg.data_preprocessor.patch_size == 4 and cfg.model.neck is None
+
+
+@pytest.mark.parametrize(('text', 'message'), [
+    ("terms=[dict(type='CosineLoss', on='patch', layers=7, weight=1.)]",
+     r'DiversityHook terms[0] (patch_cosine): '),
+    ("terms=[dict(type='ContrastiveLoss', on='patch', weight=-1.)]",
+     'DiversityHook terms[0] (ContrastiveLoss): `weight` must be finite and not negative'),
+])
+def test_terms_of_the_config_that_do_not_fit_are_refused_before_the_run(
+        text, message, config, tmp_path, monkeypatch, host_argv):
+    hooks = f"custom_hooks = [dict(type='mmdiverse.DiversityHook', priority='LOW', {text})]"
+    path, out = child(config, hooks), tmp_path / 'out'
+    with pytest.raises(SystemExit) as stopped:
+        call(monkeypatch, 'train.py', path, '--work-dir', out)
+    assert stopped.value.code.startswith(message) and '\n' not in stopped.value.code
+    call(monkeypatch, 'test.py', path, 'weights.pth', '--work-dir', out)
+    assert host_argv  # which has no terms
+
+
+def test_hooks_that_are_no_list_are_refused_before_the_run(
+        config, tmp_path, monkeypatch, host_argv):
+    path = child(config, "custom_hooks = dict(type='EMAHook')")
+    with pytest.raises(SystemExit, match='`custom_hooks` must be a list of hooks'):
+        call(monkeypatch, 'train.py', path, '--work-dir', tmp_path / 'out')
+
+
+def test_what_mixing_cannot_keep_is_named_in_one_line(config, tmp_path, monkeypatch, host_argv):
+    path = child(config, 'model = dict(head=dict(loss=dict(class_weight=[1., 20.])))')
+    with pytest.raises(SystemExit) as stopped:
+        call(monkeypatch, 'train.py', path, '--diversity', 'all', '--mixing')
+    assert stopped.value.code == (
+        '--diversity all: patch-level mixing replaces a `model.head.loss` of type CrossEntropyLoss,'
+        " or LabelSmoothLoss with mode='original', and cannot keep `model.head.loss.class_weight` "
+        '([1.0, 20.0]): leave it out, or train without `--mixing`')
+    call(monkeypatch, 'train.py', path, '--diversity', 'all', '--work-dir', tmp_path / 'out')
+    assert Config.fromfile(host_argv[0]).model.head.loss.class_weight == [1., 20.]
+
+
+def test_terms_that_are_replaced_are_counted(config, tmp_path, monkeypatch, host_argv, capsys):
+    path = child(config, 'custom_hooks = [dict(type="mmdiverse.DiversityHook", terms=['
+                 'dict(type="CosineLoss", on="patch", weight=1.),'
+                 'dict(type="CosineLoss", on="attention", weight=1.)])]')
+    call(monkeypatch, 'train.py', path, '--diversity', 'patch', '--work-dir', tmp_path / 'out')
+    assert ("mmdiverse: --diversity patch replaces the 2 terms of the config's DiversityHook; to "
+            'keep them, leave the option out\n') in capsys.readouterr().out
+
+
+def test_what_is_not_taken_of_a_fragment_is_said(config, tmp_path, monkeypatch, host_argv, capsys):
+    whole = DIGITS / 'deit-nano_diverse_digits.py'
+    call(monkeypatch, 'train.py', config, '--diversity', whole, '--work-dir', tmp_path / 'out')
+    out = capsys.readouterr().out
+    assert (f'mmdiverse: --diversity {whole}: of this file `diversity` alone is taken, and not '
+            '`auto_scale_lr`, `custom_hooks`, `data_preprocessor`, `default_hooks` and ') in out
+
+
+def test_an_infinite_number_reaches_the_run(config, tmp_path, monkeypatch, host_argv):
+    path = child(config, "optim_wrapper = dict(clip_grad=dict(norm_type=float('inf')))")
+    call(monkeypatch, 'train.py', path, '--diversity', 'patch', '--work-dir', tmp_path / 'out')
+    assert Config.fromfile(host_argv[0]).optim_wrapper.clip_grad.norm_type == float('inf')
+
+
+def test_what_cannot_be_written_is_named_before_the_run(config, tmp_path, monkeypatch, host_argv):
+    path = child(config, 'train_dataloader = dict(collate_fn=len)')
+    with pytest.raises(SystemExit) as stopped:
+        call(monkeypatch, 'train.py', path, '--diversity', 'patch', '--work-dir', tmp_path / 'out')
+    assert stopped.value.code == (
+        'the config cannot be written into a file: `train_dataloader.collate_fn` (<built-in '
+        'function len>, of type builtin_function_or_method) would not be read as what it is; state '
+        'it by text, numbers, lists and dicts')
+    assert host_argv == []
 
 
 def test_a_work_dir_that_cannot_be_written_is_named(config, monkeypatch, host_argv):

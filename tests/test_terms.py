@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from mmpretrain.models.backbones import ResNet, VisionTransformer
+from mmpretrain.models.backbones import ResNet, SwinTransformer, VisionTransformer
 from torch import nn
 
 from mmdiverse.hooks import DiversityHook
@@ -222,6 +222,35 @@ def test_fewer_than_two_vectors_are_refused_in_the_forward_pass() -> None:
     with pytest.raises(ValueError, match="CosineLoss needs at least 2 vectors, but layer 0 has 1 "
                                          "at level 'attention'; change `layers` or `on`"):
         evaluate(one_head, on='attention')
+
+
+def two_stages() -> SwinTransformer:
+    """With a single head in the first stage."""
+    return SwinTransformer(img_size=16, patch_size=2, window_size=4, out_indices=(1, ),
+                           arch=dict(embed_dims=8, depths=[2, 2], num_heads=[1, 2]))
+
+
+@pytest.mark.parametrize(('options', 'message'), [
+    (dict(type='ContrastiveLoss', on='patch'),
+     "at layer 'embed' a token stands for 2 x 2 pixels, and at layer 3 for 4 x 4; change `layers`"),
+    (dict(type='CrossCosineLoss', on='attention', layers=[1, 2]), 'at layer 1 .* and at layer 2 '),
+    (dict(type='CosineLoss', on='attention', layers='all'),
+     "CosineLoss needs at least 2 vectors, but layer 0 has 1 at level 'attention'; change")])
+def test_layers_are_checked_before_any_forward_pass(options: dict, message: str) -> None:
+    tap = build_tap(two_stages())
+    with pytest.raises(ValueError, match=message):
+        DiversityTerm(weight=1., **options).check_layers(tap)
+
+
+@pytest.mark.parametrize('options', [
+    dict(type='ContrastiveLoss', on='patch', layers=[-2, -1]),
+    dict(type='CrossCosineLoss', on='patch', layers=['embed', 1]),
+    dict(type='CrossCosineLoss', on='attention', layers=[0, 1]),
+    dict(type='SoftOrthogonalityLoss', on='weight', layers='all'),
+    dict(type='CosineLoss', on='attention', layers=[2, 3]),
+    dict(type='CosineLoss', on='patch', layers='all')])
+def test_layers_that_fit_pass(options: dict) -> None:
+    DiversityTerm(weight=1., **options).check_layers(build_tap(two_stages()))
 
 
 @pytest.mark.parametrize('heads', ['values', 'outputs'])

@@ -192,7 +192,7 @@ def _read_work_dir(folder: Path, checkpoint: str | Path | None) -> tuple[Config,
         # The note may be relative to where the run was started, and the folder have been moved.
         here = folder / Path(checkpoint).name
         checkpoint = here if here.is_file() else checkpoint
-    return Config.fromfile(configs[-1]), checkpoint
+    return load_config(configs[-1]), checkpoint
 
 
 def _timm_config(source: str, checkpoint: str | Path | None) -> Config:

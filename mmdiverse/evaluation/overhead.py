@@ -14,7 +14,7 @@ from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
-from ..config import add_mixing, load_fragment, plain_twin
+from ..config import add_mixing, load_fragment, plain_twin, two_sides
 from ..hooks import DiversityHook
 from ..registry import LOSSES
 from .measurement import Result, count_bytes, peak_memory, quartiles, time_call
@@ -103,15 +103,16 @@ class TrainingSteps:
         if not MMLogger.check_instance_created('overhead'):
             MMLogger.get_instance('overhead', log_level='WARNING')
         self._cfg = plain_twin(cfg)
-        self.img_size = img_size or self._cfg.model.backbone.get('img_size', 224)
+        height, width = two_sides('model.backbone.img_size',
+                                  img_size or self._cfg.model.backbone.get('img_size', 224))
+        self.img_size = height if height == width else (height, width)
         torch.manual_seed(0)
         self._models = {'plain': self._build(self._cfg)}
         self._models['plain'].init_weights()
         self._start = deepcopy(self._models['plain'].state_dict())
         self._optim_wrapper = self._build_optim_wrapper(amp)
         num_classes = getattr(self._models['plain'].head, 'num_classes', 10)
-        self._images = torch.randint(0, 256, (batch_size, 3, self.img_size, self.img_size),
-                                     dtype=torch.uint8)
+        self._images = torch.randint(0, 256, (batch_size, 3, height, width), dtype=torch.uint8)
         self._labels = torch.randint(0, num_classes, (batch_size, )).tolist()
 
     def _build(self, cfg: Config) -> nn.Module:

@@ -145,6 +145,7 @@ class DiversityHook(Hook):
             check_sharding(runner.model)
         check_num_classes(model, runner.train_dataloader)
         self.attach(model)
+        self.check_layers()
         self._share_weights = isinstance(runner.model, DistributedDataParallel)
         self._gradient_interval = self.gradient_interval if self.enabled_terms else 0
         obstacle = _obstacle_to_gradients(runner)
@@ -245,6 +246,16 @@ class DiversityHook(Hook):
             # Also after an error, which may be caught outside: MMEngine calls no hook of ours then.
             model.register_forward_hook(self._after_forward, with_kwargs=True, always_call=True),
         ]
+
+    def check_layers(self) -> None:
+        """Check the layers of all terms; see :meth:`~mmdiverse.terms.DiversityTerm.check_layers`.
+
+        Raises:
+            ValueError: If a term cannot work on its layers; the message names it.
+        """
+        for term in self.enabled_terms:
+            with _named(term):
+                term.check_layers(self.tap)
 
     def detach(self) -> None:
         """Remove every hook from the model and forget every tensor."""

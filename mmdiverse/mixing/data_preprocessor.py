@@ -6,6 +6,7 @@ from mmpretrain.models.utils import ClsDataPreprocessor
 from mmpretrain.models.utils.batch_augments import RandomBatchAugment
 from mmpretrain.structures import DataSample
 
+from ..config import two_sides
 from ..registry import MODELS
 from .batch_augments import PatchCutMix, PatchMix, PatchMixup
 
@@ -39,12 +40,7 @@ class PatchMixingDataPreprocessor(ClsDataPreprocessor):
                  **kwargs: Any) -> None:
         # Without augments of its own, the host neither mixes nor makes one-hot labels.
         super().__init__(**kwargs)
-        sides = (patch_size, patch_size) if isinstance(patch_size, int) else patch_size
-        if not (isinstance(sides, (tuple, list)) and len(sides) == 2 and
-                all(isinstance(side, int) and side > 0 for side in sides)):
-            raise ValueError('`data_preprocessor.patch_size` must be a positive number of pixels, '
-                             f'or two, but got {patch_size!r}')
-        self.patch_size = tuple(sides)
+        self.patch_size = two_sides('data_preprocessor.patch_size', patch_size)
         self.batch_augments = RandomBatchAugment(**batch_augments) if batch_augments else None
         for augment in self.batch_augments.augments if self.batch_augments else ():
             if augment is not None and not isinstance(augment, (PatchMixup, PatchCutMix)):
