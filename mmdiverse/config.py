@@ -1,9 +1,11 @@
 """From a config of MMPretrain to a diversified one, and back to its plain twin."""
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
+from mmengine.hooks import Hook
 
 from .toolboxes import check_toolboxes
 
@@ -101,6 +103,7 @@ def plain_twin(cfg: Config) -> Config:
 
 def is_diversified(cfg: Config) -> bool:
     """Whether a config holds a DiversityHook or mixes patches."""
+    check_hooks(cfg)
     return any(type_name(hook) == HOOK for hook in cfg.get('custom_hooks') or []) or \
         _head_type(cfg) in MIXING_HEADS.values()
 
@@ -199,6 +202,7 @@ def _mixing_loss(loss: dict[str, Any]) -> dict[str, Any]:
 
 
 def _without_hook(cfg: Config) -> Config:
+    check_hooks(cfg)
     if cfg.get('custom_hooks'):
         cfg.custom_hooks = [hook for hook in cfg.custom_hooks if type_name(hook) != HOOK]
     return cfg
@@ -223,3 +227,30 @@ def _replace_augments(cfg: Config, types: dict[str, str]) -> None:
             augment['type'] = types[type_name(augment)]
             if not augment['type'].startswith('mmdiverse.'):
                 augment.pop('partner', None)
+
+
+def check_hooks(cfg: Mapping[str, Any]) -> None:
+    """Check that ``custom_hooks`` is a list of hooks.
+
+    Args:
+        cfg (Mapping): A config.
+
+    Raises:
+        TypeError: If it is none, such as a dict; the message says how to write it.
+    """
+    hooks = cfg.get('custom_hooks')
+    if hooks is None:
+        return
+    if isinstance(hooks, Mapping) or isinstance(hooks, str) or not isinstance(hooks, Sequence):
+        given = f'a dict with the keys {list(hooks)}' if isinstance(hooks, Mapping) else repr(hooks)
+        raise TypeError('`custom_hooks` must be a list of configs of hooks, but is '
+                        f"{given}; write `custom_hooks=[dict(type='...', ...)]`, also for one")
+    for index, hook in enumerate(hooks):
+        if isinstance(hook, Hook):
+            continue
+        if not isinstance(hook, Mapping):
+            raise TypeError(f'`custom_hooks[{index}]` must be the config of a hook, '
+                            f"`dict(type='...', ...)`, but is {hook!r}")
+        if not hook.get('type'):
+            raise TypeError(f'`custom_hooks[{index}]` needs a `type`, but has the keys '
+                            f'{list(hook)}')

@@ -25,7 +25,15 @@ from mmengine.config import Config
 from torch import distributed
 
 from mmdiverse import compat
-from mmdiverse.config import CONFIGS, diversify, list_fragments, load_config, type_name
+from mmdiverse.config import (
+    CONFIGS,
+    check_hooks,
+    diversify,
+    list_fragments,
+    load_config,
+    type_name,
+)
+from mmdiverse.datasets.folders import check_folders
 from mmdiverse.datasets.imagenet import check_imagenet
 from mmdiverse.learning_rate import scaled_learning_rate
 from mmdiverse.toolboxes import check_toolboxes
@@ -130,11 +138,15 @@ def _prepare(own: Namespace, path: Path, args: Namespace, processes: Processes
     if fragment is not None:
         try:
             cfg = diversify(cfg, fragment, mixing=mixing)
-        except (FileNotFoundError, ValueError) as error:
+        except (FileNotFoundError, TypeError, ValueError) as error:
             raise SystemExit(f'--diversity {fragment}: {_one_line(error)}') from None
         name = '_'.join([name, Path(fragment).stem] + ['mixing'] * mixing)
     options = args.cfg_options or {}
     final = _load_host(path)['merge_args'](deepcopy(cfg), args)
+    try:
+        check_hooks(final)
+    except TypeError as error:
+        raise SystemExit(_one_line(error)) from None
     trains = path.name == 'train.py'
     check_data(final, ('train_dataloader', 'val_dataloader') if trains else ('test_dataloader', ))
     work_dir = _work_dir(args, cfg, name)
@@ -180,11 +192,12 @@ def check_data(cfg: Config, loaders: Sequence[str]) -> None:
         loaders: Keys of data loaders.
 
     Raises:
-        SystemExit: If a folder or a class of ImageNet is missing.
+        SystemExit: If a folder or a class of ImageNet is missing, or a folder holds no class.
     """
     for key in loaders:
         if isinstance(cfg.get(key), dict):
             try:
+                check_folders(cfg[key], key)
                 check_imagenet(cfg[key], key)
             except (FileNotFoundError, ValueError) as error:
                 raise SystemExit(_one_line(error)) from None

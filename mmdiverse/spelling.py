@@ -1,4 +1,4 @@
-"""What somebody may have meant who wrote something else."""
+"""Words in messages: what somebody may have meant who wrote something else, and plurals."""
 from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Any
@@ -41,3 +41,18 @@ def find_closest(given: Any, known: Iterable[str]) -> str | None:
     if not close:
         close = [name for name in lowered if name.startswith(wanted) or wanted.startswith(name)]
     return lowered[close[0]] if close else None
+
+
+def counted(count: int, noun: str, plural: str | None = None) -> str:
+    """A number with what it counts.
+
+    Args:
+        count (int): How many.
+        noun (str): One of them.
+        plural (str, optional): Several. Defaults to the noun with an s.
+
+    Example:
+        >>> counted(1, 'image'), counted(0, 'image'), counted(2, 'class', 'classes')
+        ('1 image', '0 images', '2 classes')
+    """
+    return f'{count} {noun if count == 1 else plural or f"{noun}s"}'

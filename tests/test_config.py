@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from mmengine.config import Config
+from mmengine.hooks import EMAHook
 from mmengine.registry import HOOKS, init_default_scope
 from mmpretrain.registry import MODELS
 from torch import nn
@@ -13,6 +14,7 @@ from torch import nn
 from mmdiverse.config import (
     CONFIGS,
     add_mixing,
+    check_hooks,
     diversify,
     is_diversified,
     list_fragments,
@@ -258,3 +260,27 @@ def test_mixing_refuses_a_preprocessor_that_it_cannot_replace(loaded) -> None:
 def test_config_of_an_unknown_package_is_named() -> None:
     with pytest.raises(FileNotFoundError, match='nosuch::deit/x.py'):
         load_config('nosuch::deit/x.py')
+
+
+@pytest.mark.parametrize(('hooks', 'message'), [
+    (dict(type='mmdiverse.DiversityHook', terms=[]),
+     r"must be a list of configs of hooks, but is a dict with the keys \['type', 'terms'\]; write "
+     r"`custom_hooks=\[dict"),
+    ('mmdiverse.DiversityHook', "must be a list of configs of hooks, but is 'mmdiverse.DiversityH"),
+    (3, 'must be a list of configs of hooks, but is 3'),
+    (['mmdiverse.DiversityHook'], r"custom_hooks\[0\]` must be the config of a hook.*but is 'mmdi"),
+    ([dict(type='EMAHook'), [dict(type='EMAHook')]], r'custom_hooks\[1\]` must be the config of a'),
+    ([None], r'custom_hooks\[0\]` must be the config of a hook.*but is None'),
+    ([dict(terms=[])], r"custom_hooks\[0\]` needs a `type`, but has the keys \['terms'\]"),
+])
+def test_hooks_that_are_no_list_of_hooks(hooks: object, message: str) -> None:
+    cfg = Config(dict(model=dict(type='ImageClassifier'), custom_hooks=hooks))
+    for use in (check_hooks, is_diversified, plain_twin, lambda cfg: diversify(cfg, 'patch')):
+        with pytest.raises(TypeError, match=message):
+            use(cfg)
+
+
+@pytest.mark.parametrize('hooks', [None, [], (dict(type='EMAHook'), ), [EMAHook()]])
+def test_hooks_may_be_none_or_built(hooks: object) -> None:
+    check_hooks(dict(custom_hooks=hooks))
+    check_hooks(dict())

@@ -18,11 +18,13 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 from torch.utils.hooks import RemovableHandle
 
+from ..datasets.folders import check_class_folders, find_empty_folders
 from ..gradient_norms import gradient_norms, gradient_shares
 from ..image_mask import find_image_mask
 from ..optim.overflows import Overflows, has_scaler
 from ..registry import HOOKS
 from ..schedules import WeightSchedule
+from ..spelling import counted
 from ..taps import Tap, build_tap
 from ..taps.base import Request, find_backbone, is_sequence
 from ..terms import DiversityTerm, build_term
@@ -166,6 +168,8 @@ class DiversityHook(Hook):
         if self._evaluated_terms:
             check_sharding(runner.model)
         check_num_classes(model, runner.train_dataloader)
+        validation = getattr(runner.val_loop, 'dataloader', None)
+        check_class_folders(getattr(validation, 'dataset', None), 'val_dataloader')
         self.attach(model)
         self._share_weights = isinstance(runner.model, DistributedDataParallel)
         intervals = [hook.gradient_interval for hook in self._hooks if hook.gradient_interval]
@@ -468,15 +472,23 @@ def check_sharding(model: nn.Module) -> None:
 
 
 def check_num_classes(model: nn.Module, dataloader: DataLoader) -> None:
-    """Check that the head has as many classes as the training data.
+    """Check that the head has as many classes as the training data, and that all are classes.
 
     Raises:
-        ValueError: If both numbers are known and differ.
+        ValueError: If both numbers are known and differ, or a folder is taken for a class that is
+            none.
     """
     expected = getattr(getattr(model, 'head', None), 'num_classes', None)
     dataset = getattr(dataloader, 'dataset', None)
+    check_class_folders(dataset, 'train_dataloader')
     classes = (getattr(dataset, 'metainfo', None) or {}).get('classes')
-    if expected is not None and classes is not None and len(classes) != expected:
-        raise ValueError(
-            f'the training data have {len(classes)} classes, but the head has {expected}; set '
-            f'`model.head.num_classes` and `data_preprocessor.num_classes` to {len(classes)}')
+    if expected is None or classes is None or len(classes) == expected:
+        return
+    found = (f'the training data have {counted(len(classes), "class", "classes")}, but the head '
+             f'has {expected}')
+    empty = find_empty_folders(dataset)
+    if empty:
+        raise ValueError(f'{found}. There is no image in the folders {empty}, which are taken for '
+                         'classes; remove those that are none')
+    raise ValueError(f'{found}; set `model.head.num_classes` and `data_preprocessor.num_classes` '
+                     f'to {len(classes)}')

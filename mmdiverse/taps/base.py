@@ -21,7 +21,7 @@ from ..image_mask import ImageMask, Size, group_tokens
 from ..precision import at_least_float32
 from ..records import AttentionRecord, HeadRecord, Record, TokenRecord, WeightRecord
 from ..registry import TAPS
-from ..spelling import did_you_mean, find_closest
+from ..spelling import counted, did_you_mean, find_closest
 from .probe import AttentionProbe, Scores
 
 EMBED = 'embed'
@@ -289,8 +289,8 @@ class Tap:
                 embed = f", or '{EMBED}'," if on == 'patch' else ''
                 raise ValueError(
                     f'`layers` must hold block indices from {-depth} to {depth - 1}{embed} or be '
-                    f"'all' at level {on!r} of this {type(self.backbone).__name__} with {depth} "
-                    f'blocks, but got {layer!r}{_layer_meant_by(layer, on)}')
+                    f"'all' at level {on!r} of this {type(self.backbone).__name__} with "
+                    f'{counted(depth, "block")}, but got {layer!r}{_layer_meant_by(layer, on)}')
         if len(set(resolved)) < len(resolved):
             raise ValueError(f'`layers` names a block twice: {given}')
         return resolved
