@@ -236,21 +236,21 @@ def check_hooks(cfg: Mapping[str, Any]) -> None:
         cfg (Mapping): A config.
 
     Raises:
-        TypeError: If it is none, such as a dict; the message says how to write it.
+        ValueError: If it is none, such as a dict; the message says how to write it.
     """
     hooks = cfg.get('custom_hooks')
     if hooks is None:
         return
-    if isinstance(hooks, Mapping) or isinstance(hooks, str) or not isinstance(hooks, Sequence):
+    if isinstance(hooks, str) or not isinstance(hooks, Sequence):
         given = f'a dict with the keys {list(hooks)}' if isinstance(hooks, Mapping) else repr(hooks)
-        raise TypeError('`custom_hooks` must be a list of configs of hooks, but is '
-                        f"{given}; write `custom_hooks=[dict(type='...', ...)]`, also for one")
+        raise ValueError(f'`custom_hooks` must be a list of configs of hooks, but is {given}; '
+                         "write `custom_hooks=[dict(type='...', ...)]`, also for one")
     for index, hook in enumerate(hooks):
         if isinstance(hook, Hook):
             continue
         if not isinstance(hook, Mapping):
-            raise TypeError(f'`custom_hooks[{index}]` must be the config of a hook, '
-                            f"`dict(type='...', ...)`, but is {hook!r}")
+            raise ValueError(f'`custom_hooks[{index}]` must be the config of a hook, '
+                             f"`dict(type='...', ...)`, but is {hook!r}")
         if not hook.get('type'):
-            raise TypeError(f'`custom_hooks[{index}]` needs a `type`, but has the keys '
-                            f'{list(hook)}')
+            raise ValueError(f'`custom_hooks[{index}]` needs a `type`, but has the keys '
+                             f'{list(hook)}')

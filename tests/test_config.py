@@ -276,7 +276,7 @@ def test_config_of_an_unknown_package_is_named() -> None:
 def test_hooks_that_are_no_list_of_hooks(hooks: object, message: str) -> None:
     cfg = Config(dict(model=dict(type='ImageClassifier'), custom_hooks=hooks))
     for use in (check_hooks, is_diversified, plain_twin, lambda cfg: diversify(cfg, 'patch')):
-        with pytest.raises(TypeError, match=message):
+        with pytest.raises(ValueError, match=message):
             use(cfg)
 
 
