@@ -52,7 +52,7 @@ class ScopedRegistry(Registry):
             meant = self.name_meant_by(key)
             question = f'; did you mean {meant!r}?' if meant else \
                 f'; its own are {sorted(self.module_dict)}' if self.module_dict else ''
-            raise KeyError(f'{SCOPE} has no {self.name} {key!r}{question}')
+            raise KeyError(f'mmdiverse has no {self.name} {key!r}{question}')
         return found
 
     def name_meant_by(self, key: str) -> str | None:

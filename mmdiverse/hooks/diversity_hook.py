@@ -137,7 +137,7 @@ class DiversityHook(Hook):
         self._gradient_interval = 0
         self._measures_gradients = False
         self._loss_scale = 1.
-        self._newest = ''
+        self._newest: tuple[int, int, dict[str, float]] = (0, 0, {})
         self._last_checkpoint: str | None = None
         self._forward_context = ExitStack()
 
@@ -317,8 +317,7 @@ class DiversityHook(Hook):
         weighted = {f'loss_{name}' for name in terms}
         model_losses = {key: value for key, value in values.items()
                         if key not in {'loss', *weighted}}
-        self._newest = (f'iteration {runner.iter + 1} of epoch {runner.epoch + 1}, where the '
-                        f'losses of the model are {model_losses}')
+        self._newest = (runner.iter + 1, runner.epoch + 1, model_losses)
         # Later it may be that which is about to be saved.
         self._last_checkpoint = runner.message_hub.runtime_info.get('last_ckpt')
         finite = all(map(math.isfinite, [*values.values(), *terms.values()]))
@@ -335,8 +334,10 @@ class DiversityHook(Hook):
 
     def _end(self, reason: str) -> NoReturn:
         saved = self._last_checkpoint
+        iteration, epoch, model_losses = self._newest
         raise RuntimeError(
-            f'DiversityHook: {reason} in {self._newest}. Training ends before this is saved'
+            f'DiversityHook: {reason} in iteration {iteration} of epoch {epoch}, where the losses '
+            f'of the model are {model_losses}. Training ends before this is saved'
             f'{f"; the last checkpoint is {saved}" if saved else ""}. Lower the `weight` of the '
             'term or the learning rate (`optim_wrapper.optimizer.lr`), clip gradients '
             '(`optim_wrapper.clip_grad`), or take bfloat16 in place of float16 '
