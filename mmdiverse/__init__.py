@@ -28,9 +28,12 @@ HOST_VERSIONS = {
     'mmcv': ('2.0', '2.4'),
     'mmpretrain': ('1.2.0', '2'),
 }
-INSTALL = ("Install one of the two host stacks, each in an environment of its own:\n"
-           "  pip install 'mmdiverse[openmmlab]'   (mmengine, mmcv-lite, mmpretrain)\n"
-           "  pip install 'mmdiverse[onedl]'       (onedl-mmengine, onedl-mmcv, onedl-mmpretrain)")
+INSTALL = ("Install one of the two host stacks, each in an environment of its own, in a clone of "
+           "mmdiverse:\n"
+           "  pip install -c requirements/constraints.txt -e '.[openmmlab]'\n"
+           "      (mmengine, mmcv-lite, mmpretrain)\n"
+           "  MMCV_WITH_OPS=0 pip install -c requirements/constraints.txt -e '.[onedl]'\n"
+           "      (onedl-mmengine, onedl-mmcv, onedl-mmpretrain)")
 
 
 def _release(version: str) -> tuple[int, ...]:

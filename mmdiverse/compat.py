@@ -14,6 +14,7 @@ import pathlib
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import wraps
 from importlib.metadata import PackageNotFoundError, distribution
 from importlib.util import find_spec
 from pathlib import Path
@@ -29,7 +30,8 @@ def apply() -> list[str]:
     """
     mends = (allow_checkpoint_globals, register_weights_schemes, guard_checkpoint_loaders,
              write_files_atomically, register_config_package, find_onedl_segmentation,
-             write_readable_configs, let_sharded_runs_resume, disable_broken_multimodal)
+             write_readable_configs, let_sharded_runs_resume, explain_missing_prefix,
+             disable_broken_multimodal)
     return [mend.__name__ for mend in mends if mend()]
 
 
@@ -346,6 +348,56 @@ def let_sharded_runs_resume() -> bool:
 
     STRATEGIES.register_module(name='FSDPStrategy', module=ResumableFSDPStrategy, force=True)
     return True
+
+
+def explain_missing_prefix() -> bool:
+    """Says so where a type of mmdiverse lacks its prefix.
+
+    Breaks: every MMEngine; it finds what mmdiverse registers as ``mmdiverse.DiversityHook`` alone.
+    Symptom: ``KeyError: 'DiversityHook is not in the mmengine::hook registry. Please check whether
+    the value of `DiversityHook` is correct or it was registered as expected.``
+
+    Puts a function around ``build_func`` of the registries of MMEngine and MMPretrain, which each
+    registry has as its own. It hands everything through but this error.
+
+    Not applied to registries that have it already, nor to those that another toolbox makes before.
+
+    Returns:
+        bool: Whether it was put around one by this call.
+    """
+    import mmengine.registry
+    import mmpretrain.registry
+    from mmengine.registry import Registry
+
+    plain = [registry for package in (mmengine.registry, mmpretrain.registry)
+             for registry in vars(package).values() if isinstance(registry, Registry)
+             and not hasattr(registry.build_func, 'explains_missing_prefix')]
+    for registry in plain:
+        registry.build_func = _explaining(registry.build_func)
+    return bool(plain)
+
+
+def _explaining(build: Callable) -> Callable:
+    @wraps(build)
+    def build_or_explain(cfg: Any, *args: Any, **options: Any) -> Any:
+        try:
+            return build(cfg, *args, **options)
+        except KeyError as error:
+            name = cfg.get('type') if isinstance(cfg, dict) else None
+            if not isinstance(name, str) or f'{name} is not in the ' not in str(error):
+                raise
+            from .registry import OWN  # late: few runs need it
+
+            asked = options['registry']
+            meant = next((ours.name_meant_by(name) for ours in OWN
+                          if ours.counterpart.root is asked.root), None)
+            if meant is None or not meant.startswith('mmdiverse.'):
+                raise
+            raise KeyError(f'there is no {asked.name} {name!r}; what mmdiverse registers needs its '
+                           f'prefix: write type={meant!r}') from error
+
+    build_or_explain.explains_missing_prefix = True
+    return build_or_explain
 
 
 def disable_broken_multimodal() -> bool:

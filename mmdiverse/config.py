@@ -1,10 +1,11 @@
 """From a config of MMPretrain to a diversified one, and back to its plain twin."""
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
+from mmengine.hooks import Hook
 from mmengine.utils import to_2tuple
 
 from .toolboxes import check_toolboxes
@@ -307,12 +308,9 @@ def type_name(config: dict[str, Any]) -> str:
     return f'mmdiverse.{name}' if kind.startswith('mmdiverse.') else name
 
 
-def _hooks(cfg: Config) -> list[dict[str, Any]]:
-    hooks = cfg.get('custom_hooks') or []
-    if not isinstance(hooks, (list, tuple)):
-        raise ValueError(f'`custom_hooks` must be a list of hooks, but got {hooks!r}; write '
-                         '`custom_hooks=[dict(...)]`')
-    return list(hooks)
+def _hooks(cfg: Config) -> list[Any]:
+    check_hooks(cfg)
+    return list(cfg.get('custom_hooks') or [])
 
 
 def _without_hook(cfg: Config) -> Config:
@@ -540,3 +538,30 @@ def _value_at(config: Any, key: str) -> Any:
             return ABSENT
         config = config[name]
     return config
+
+
+def check_hooks(cfg: Mapping[str, Any]) -> None:
+    """Check that ``custom_hooks`` is a list of hooks.
+
+    Args:
+        cfg (Mapping): A config.
+
+    Raises:
+        ValueError: If it is none, such as a dict; the message says how to write it.
+    """
+    hooks = cfg.get('custom_hooks')
+    if hooks is None:
+        return
+    if isinstance(hooks, str) or not isinstance(hooks, Sequence):
+        given = f'a dict with the keys {list(hooks)}' if isinstance(hooks, Mapping) else repr(hooks)
+        raise ValueError(f'`custom_hooks` must be a list of configs of hooks, but is {given}; '
+                         "write `custom_hooks=[dict(type='...', ...)]`, also for one")
+    for index, hook in enumerate(hooks):
+        if isinstance(hook, Hook):
+            continue
+        if not isinstance(hook, Mapping):
+            raise ValueError(f'`custom_hooks[{index}]` must be the config of a hook, '
+                             f"`dict(type='...', ...)`, but is {hook!r}")
+        if not hook.get('type'):
+            raise ValueError(f'`custom_hooks[{index}]` needs a `type`, but has the keys '
+                             f'{list(hook)}')

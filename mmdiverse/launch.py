@@ -28,6 +28,7 @@ from torch import distributed, nn
 from mmdiverse import compat
 from mmdiverse.config import (
     CONFIGS,
+    check_hooks,
     diversify,
     diversity_hooks,
     left_out_of_fragment,
@@ -36,8 +37,10 @@ from mmdiverse.config import (
     readable_text,
     type_name,
 )
+from mmdiverse.datasets.folders import check_folders
 from mmdiverse.datasets.imagenet import check_imagenet
 from mmdiverse.learning_rate import scaled_learning_rate
+from mmdiverse.spelling import counted
 from mmdiverse.toolboxes import check_toolboxes
 
 RATE = 'optim_wrapper.optimizer.lr'
@@ -149,6 +152,10 @@ def _prepare(own: Namespace, path: Path, args: Namespace, processes: Processes
         name = '_'.join([name, Path(fragment).stem] + ['mixing'] * mixing)
     options = args.cfg_options or {}
     final = _load_host(path)['merge_args'](deepcopy(cfg), args)
+    try:
+        check_hooks(final)
+    except ValueError as error:
+        raise SystemExit(_one_line(error)) from None
     trains = path.name == 'train.py'
     if trains:
         check_terms(final, fragment)
@@ -225,7 +232,7 @@ def check_gpus(launcher: str, processes: Processes, task: str) -> None:
     visible = os.environ.get('CUDA_VISIBLE_DEVICES')
     raise SystemExit(
         f'--launcher {launcher} started {processes.here} processes on this machine, which has '
-        f'{gpus} GPU{"s" * (gpus > 1)}{f" (CUDA_VISIBLE_DEVICES={visible})" if visible else ""}; '
+        f'{counted(gpus, "GPU")}{f" (CUDA_VISIBLE_DEVICES={visible})" if visible else ""}; '
         f'start one for each: {COMMANDS[launcher].format(task=task, files=FILES[task], gpus=gpus)}')
 
 
@@ -277,11 +284,12 @@ def check_data(cfg: Config, loaders: Sequence[str]) -> None:
         loaders: Keys of data loaders.
 
     Raises:
-        SystemExit: If a folder or a class of ImageNet is missing.
+        SystemExit: If a folder or a class of ImageNet is missing, or a folder holds no class.
     """
     for key in loaders:
         if isinstance(cfg.get(key), dict):
             try:
+                check_folders(cfg[key], key)
                 check_imagenet(cfg[key], key)
             except (FileNotFoundError, ValueError) as error:
                 raise SystemExit(_one_line(error)) from None
@@ -348,9 +356,10 @@ def learning_rate_notes(cfg: Config, processes: int) -> list[str]:
         return []
     # MMEngine leaves out accumulated batches.
     automatic = '--auto-scale-lr or ' if rate.accumulated == 1 else ''
-    return [f'warning: a step takes {rate.images} images, but the learning rate '
-            f'{rate.configured:g} is meant for {rate.base} (`auto_scale_lr.base_batch_size`), and '
-            f'this run trains with {rate.actual:g}; for {rate.scaled:g} pass {automatic}'
+    return [f'warning: a step takes {counted(rate.images, "image")}, but the '
+            f'learning rate {rate.configured:g} is meant for {rate.base} '
+            f'(`auto_scale_lr.base_batch_size`), and this run trains with {rate.actual:g}; for '
+            f'{rate.scaled:g} pass {automatic}'
             f'--cfg-options {RATE}={rate.configured * rate.scaled / rate.actual:g}']
 
 

@@ -12,6 +12,7 @@ from mmengine.optim.scheduler import OneCycleParamScheduler, ReduceOnPlateauPara
 from mmpretrain.registry import PARAM_SCHEDULERS
 from torch.optim import SGD, Optimizer
 
+from .spelling import did_you_mean
 from .taps.base import is_sequence
 
 #: Schedulers that cannot drive a weight, and why.
@@ -183,7 +184,8 @@ def _find_scheduler(key: str, name: Any) -> type[_ParamScheduler]:
     if not (inspect.isclass(found) and issubclass(found, _ParamScheduler)):
         suited = sorted(name for name, scheduler in PARAM_SCHEDULERS.root.module_dict.items()
                         if _is_general(scheduler) and scheduler not in UNSUITED)
-        raise ValueError(f'`{key}.type` must be one of {suited}, but got {name!r}')
+        raise ValueError(f'`{key}.type` must be one of {suited}, but got {name!r}'
+                         f'{did_you_mean(name, suited)}')
     for unsuited, reason in UNSUITED.items():
         if issubclass(found, unsuited):
             raise ValueError(f'`{key}.type` must not be {name!r}, which {reason}')
@@ -209,8 +211,9 @@ def _check_options(key: str, scheduler: type[_ParamScheduler], options: dict[str
         signature.bind(None, 'weight', **own)
     except TypeError as error:  # which alone would not show what the options are
         names = [name for name in signature.parameters if name not in RESERVED]
-        raise TypeError(f'`{key}`: {scheduler.__name__} has the options {names}: {error}') \
-            from error
+        unknown = next((name for name in own if name not in names), None)
+        raise TypeError(f'`{key}`: {scheduler.__name__} has the options {names}: {error}'
+                        f'{did_you_mean(unknown, [*names, "convert_to_iter_based"])}') from error
     for name, value in own.items():
         parameter = signature.parameters.get(name)
         if convert and name in ('begin', 'end'):  # may be a part of an epoch

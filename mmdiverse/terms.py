@@ -1,7 +1,8 @@
 """A term: one diversity loss at one level of the network, with its coefficient."""
+import builtins
 import inspect
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any
 
@@ -14,6 +15,7 @@ from .losses.base import check_choice, check_not_negative
 from .records import LEVELS, Record, WeightRecord, merge_weights
 from .registry import LOSSES
 from .schedules import WeightSchedule
+from .spelling import did_you_mean, find_closest
 from .taps.base import EMBED, HEADS, Layer, Request, Tap, Weights, is_sequence
 
 #: Layers used where a term does not say; those of the paper.
@@ -80,6 +82,7 @@ class DiversityTerm:
                  reduction: str = 'mean',
                  name: str | None = None,
                  **loss: Any) -> None:
+        _check_keys(type, loss)
         self.on = check_choice('on', on, LEVELS)
         if isinstance(weight, bool) or not isinstance(weight, (int, float)):
             raise TypeError(f'`weight` must be a number, but got {weight!r}')
@@ -255,6 +258,46 @@ class DiversityTerm:
         return whole
 
 
+#: The keys of a term, beside the options of its loss.
+KEYS = tuple(key for key in inspect.signature(DiversityTerm).parameters if key != 'loss')
+#: Those that every term must have.
+REQUIRED = tuple(key for key in KEYS if inspect.signature(DiversityTerm).parameters[key].default
+                 is inspect.Parameter.empty)
+
+
+def build_term(config: dict[str, Any]) -> DiversityTerm:
+    """Build a term from its config.
+
+    Args:
+        config (dict): Arguments of :class:`DiversityTerm`.
+
+    Raises:
+        TypeError: If a key is missing or unknown; the message says which may be meant. As of
+            :class:`DiversityTerm`.
+        ValueError: As of :class:`DiversityTerm`.
+    """
+    missing = [key for key in REQUIRED if key not in config]
+    if 'type' not in missing:
+        _check_keys(config['type'], config)
+    if missing:
+        others = [key for key in config if key not in KEYS]
+        guesses = (find_closest(key, others) for key in missing)
+        instead = ''.join(f'; did you mean it by {guess!r}?' for guess in guesses if guess)
+        raise TypeError(f'missing {", ".join(map(repr, missing))}: every term needs '
+                        f'{list(REQUIRED)}{instead}')
+    return DiversityTerm(**config)
+
+
+def _check_keys(type: str, given: Iterable[str]) -> None:
+    """Check that keys are those of a term, or of the loss of this type."""
+    options = [key for key in inspect.signature(_find_loss(type)).parameters]
+    for key in given:
+        if key not in KEYS and key not in options:
+            others = [other for other in (*KEYS, *options) if other not in given]
+            raise TypeError(f'{type} has the options {options}, and a term the keys {list(KEYS)}, '
+                            f'but got {key!r}{did_you_mean(key, others)}')
+
+
 def build_loss(type: str, **options: Any) -> DiversityLoss:
     """Build a registered diversity loss.
 
@@ -262,22 +305,33 @@ def build_loss(type: str, **options: Any) -> DiversityLoss:
         ValueError: If no loss of this name is registered.
         TypeError: If it has no such option, or the value of one is of a wrong type.
     """
-    LOSSES.import_from_location()
-    # Of anything but a name the registry raises by itself, without a word of `type`.
-    named = isinstance(type, str) and type[:1].isidentifier()
-    loss = LOSSES.get(type) if named else None
-    if loss is None:
-        raise ValueError(f'`type` must be one of {sorted(LOSSES.module_dict)}, but got {type!r}')
+    loss = _find_loss(type)
     signature = inspect.signature(loss)
     try:
         signature.bind(**options)
     except TypeError as error:  # which alone would not show what the options are
-        raise TypeError(f'{type}{signature}: {error}') from error
+        unknown = next((key for key in options if key not in signature.parameters), None)
+        raise TypeError(f'{type}{signature}: {error}'
+                        f'{did_you_mean(unknown, signature.parameters)}') from error
     for name, value in options.items():
         parameter = signature.parameters.get(name)
         if parameter is not None and not _fits(value, parameter.annotation):
             raise TypeError(f'{type}: `{name}` must fit `{parameter}`, but got {value!r}')
     return loss(**options)
+
+
+def _find_loss(type: str) -> builtins.type[DiversityLoss]:
+    """The class of a registered loss."""
+    LOSSES.import_from_location()
+    # Of anything but a name the registry raises by itself, without a word of `type`.
+    named = isinstance(type, str) and type[:1].isidentifier()
+    loss = LOSSES.get(type) if named else None
+    if loss is None:
+        known = sorted(LOSSES.module_dict)
+        name = type.rpartition('.')[2] if isinstance(type, str) else type
+        raise ValueError(f'`type` must be one of {known}, but got {type!r}'
+                         f'{did_you_mean(name, known)}')
+    return loss
 
 
 def _fits(value: Any, annotation: Any) -> bool:

@@ -3,9 +3,11 @@ from collections.abc import Iterable
 from importlib.util import find_spec
 
 TOOLBOXES = {'mmdet': 'MMDetection', 'mmseg': 'MMSegmentation'}
-INSTALL = ("In an environment of its own:\n"
-           "  pip install 'mmdiverse[downstream]'            (mmdet, mmsegmentation)\n"
-           '  bash tools/downstream/install_mmcv.sh          (MMCV with compiled operators)\n'
+INSTALL = ('In an environment of its own, in a clone of mmdiverse:\n'
+           "  pip install -c requirements/constraints.txt -e '.[downstream]'\n"
+           '      (mmdet, mmsegmentation)\n'
+           '  bash tools/downstream/install_mmcv.sh\n'
+           '      (MMCV with compiled operators)\n'
            'docs/downstream.md says more')
 
 

@@ -20,6 +20,7 @@ from mmengine.runner import CheckpointLoader
 
 from mmdiverse import compat
 from mmdiverse.checkpoint import AtomicLocalBackend
+from mmdiverse.registry import OWN
 
 ROOT = Path(__file__).resolve().parent.parent
 #: The host's own text of a config, which the mend wraps.
@@ -547,10 +548,50 @@ class TestShardedRunsResume:
         assert STRATEGIES.get('FSDPStrategy') is object
 
 
+class TestMissingPrefix:
+
+    @pytest.mark.parametrize('registry', OWN, ids=lambda registry: registry.name)
+    @pytest.mark.parametrize('of_root', [False, True], ids=['mmpretrain', 'root'])
+    def test_every_type_of_mmdiverse_is_told_to_have_one(self, registry, of_root):
+        registry.import_from_location()
+        host = registry.counterpart.root if of_root else registry.counterpart
+        assert registry.module_dict
+        for name in registry.module_dict:
+            with pytest.raises(KeyError, match=f"prefix: write type='mmdiverse.{name}'"):
+                host.build(dict(type=name))
+
+    def test_inside_of_another_type(self):
+        from mmpretrain.registry import MODELS
+        backbone = dict(type='VisionTransformer', arch='deit-t', img_size=16)
+        with pytest.raises(KeyError, match="write type='mmdiverse.PatchMixingClsHead'"):
+            MODELS.build(dict(type='ImageClassifier', backbone=backbone,
+                              head=dict(type='PatchMixingClsHead')))
+
+    def test_misspelt_without_it(self):
+        from mmengine.registry import HOOKS
+        with pytest.raises(KeyError, match="no hook 'DiversityHok'.*'mmdiverse.DiversityHook'"):
+            HOOKS.build(dict(type='DiversityHok', terms=[]))
+
+    @pytest.mark.parametrize('name', ['CheckpointHok', 'Nothing'])
+    def test_other_errors_are_those_of_mmengine(self, name):
+        from mmengine.registry import HOOKS
+        with pytest.raises(KeyError, match=f'{name} is not in the mmengine::hook registry'):
+            HOOKS.build(dict(type=name))
+
+    def test_errors_of_what_is_built_come_through(self):
+        from mmengine.registry import FUNCTIONS
+
+        def broken():
+            raise KeyError('DiversityHook is not in the dict')
+
+        with pytest.raises(KeyError, match='DiversityHook is not in the dict'):
+            FUNCTIONS.build(dict(type=broken))
+
+
 def test_apply_names_what_it_did_and_a_second_call_finds_nothing(monkeypatch):
     from mmengine._strategy.fsdp import FSDPStrategy
     from mmengine.config.utils import MODULE2PACKAGE
-    from mmengine.registry import STRATEGIES
+    from mmengine.registry import HOOKS, STRATEGIES, build_from_cfg
     from mmengine.runner import checkpoint
 
     monkeypatch.delitem(MODULE2PACKAGE, 'mmdiverse')
@@ -559,10 +600,11 @@ def test_apply_names_what_it_did_and_a_second_call_finds_nothing(monkeypatch):
     monkeypatch.setattr(CheckpointLoader, '_schemes', {'': checkpoint.load_from_local})
     monkeypatch.setitem(backends, 'local', LocalBackend)
     monkeypatch.setattr(Config, 'pretty_text', HOST_TEXT)
+    monkeypatch.setattr(HOOKS, 'build_func', build_from_cfg)
     assert compat.apply() == ['allow_checkpoint_globals', 'register_weights_schemes',
                               'guard_checkpoint_loaders', 'write_files_atomically',
                               'register_config_package', 'write_readable_configs',
-                              'let_sharded_runs_resume']
+                              'let_sharded_runs_resume', 'explain_missing_prefix']
     assert compat.apply() == []
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.hooks import EMAHook
 from mmengine.registry import HOOKS, init_default_scope
 from mmpretrain.registry import MODELS
 from torch import nn
@@ -18,6 +19,7 @@ from torch import nn
 from mmdiverse.config import (
     CONFIGS,
     add_mixing,
+    check_hooks,
     diversify,
     is_diversified,
     left_out_of_fragment,
@@ -536,3 +538,27 @@ def test_another_name_that_is_not_defined_stays_an_error(tmp_path: Path) -> None
 def test_config_of_an_unknown_package_is_named() -> None:
     with pytest.raises(FileNotFoundError, match='nosuch::deit/x.py'):
         load_config('nosuch::deit/x.py')
+
+
+@pytest.mark.parametrize(('hooks', 'message'), [
+    (dict(type='mmdiverse.DiversityHook', terms=[]),
+     r"must be a list of configs of hooks, but is a dict with the keys \['type', 'terms'\]; write "
+     r"`custom_hooks=\[dict"),
+    ('mmdiverse.DiversityHook', "must be a list of configs of hooks, but is 'mmdiverse.DiversityH"),
+    (3, 'must be a list of configs of hooks, but is 3'),
+    (['mmdiverse.DiversityHook'], r"custom_hooks\[0\]` must be the config of a hook.*but is 'mmdi"),
+    ([dict(type='EMAHook'), [dict(type='EMAHook')]], r'custom_hooks\[1\]` must be the config of a'),
+    ([None], r'custom_hooks\[0\]` must be the config of a hook.*but is None'),
+    ([dict(terms=[])], r"custom_hooks\[0\]` needs a `type`, but has the keys \['terms'\]"),
+])
+def test_hooks_that_are_no_list_of_hooks(hooks: object, message: str) -> None:
+    cfg = Config(dict(model=dict(type='ImageClassifier'), custom_hooks=hooks))
+    for use in (check_hooks, is_diversified, plain_twin, lambda cfg: diversify(cfg, 'patch')):
+        with pytest.raises(ValueError, match=message):
+            use(cfg)
+
+
+@pytest.mark.parametrize('hooks', [None, [], (dict(type='EMAHook'), ), [EMAHook()]])
+def test_hooks_may_be_none_or_built(hooks: object) -> None:
+    check_hooks(dict(custom_hooks=hooks))
+    check_hooks(dict())

@@ -165,12 +165,32 @@ def test_packaged_configs_are_found_with_the_types_of_their_own_scope():
     (['CONFIG', '--work-dir', 'CONFIG/sub'], 'pass a writable one with --work-dir'),
     (['CONFIG', '--diversity', 'patch', '--diversity=weight'],
      '--diversity is given 2 times (patch, weight), but takes one fragment: to have the terms of'),
+    (['CONFIG', '--cfg-options', 'custom_hooks.type=EMAHook'], '`custom_hooks` must be a list of'),
 ])
 def test_errors_before_the_run_are_one_line_that_says_what_to_change(
         words, message, config, monkeypatch, host_argv):
     with pytest.raises(SystemExit) as stopped:
         call(monkeypatch, 'train.py', *(word.replace('CONFIG', str(config)) for word in words))
     assert message in stopped.value.code and '\n' not in stopped.value.code
+    assert host_argv == []
+
+
+@pytest.mark.parametrize('words', [[], ['--diversity', 'patch']])
+def test_hooks_that_are_no_list_are_refused(words, config, monkeypatch, host_argv):
+    config.write_text(config.read_text() + "custom_hooks = dict(type='EMAHook')\n")
+    with pytest.raises(SystemExit, match='`custom_hooks` must be a list of configs of hooks, but '
+                       r"is a dict with the keys \['type'\]; write `custom_hooks="):
+        call(monkeypatch, 'train.py', config, *words)
+    assert host_argv == []
+
+
+@pytest.mark.parametrize('script', ['train.py', 'test.py'])
+def test_a_folder_that_is_no_class_is_refused(script, config, monkeypatch, host_argv):
+    (config.parent / 'images' / '.ipynb_checkpoints').mkdir()
+    loader = script.removesuffix('.py')
+    with pytest.raises(SystemExit, match=rf'`{loader}_dataloader.dataset`: every folder in '
+                       r"\S+images is taken for a class, but '.ipynb_checkpoints' is none; remove"):
+        call(monkeypatch, script, config, *(['weights.pth'] if script == 'test.py' else []))
     assert host_argv == []
 
 

@@ -4,14 +4,19 @@ from typing import Any
 
 import pytest
 import torch
-from mmpretrain.models.backbones import ResNet, SwinTransformer, VisionTransformer
+from mmpretrain.models.backbones import (
+    ResNet,
+    SwinTransformer,
+    TIMMBackbone,
+    VisionTransformer,
+)
 from torch import nn
 
 from mmdiverse.hooks import DiversityHook
 from mmdiverse.losses import mean_cosine
 from mmdiverse.records import WeightRecord
 from mmdiverse.taps import Tap, build_tap
-from mmdiverse.terms import DiversityTerm
+from mmdiverse.terms import DiversityTerm, build_loss
 from tests.taps.families.swin import swin
 from tests.taps.families.vit import vit
 
@@ -61,7 +66,21 @@ def evaluate(backbone: nn.Module, images: torch.Tensor | None = None, **term: An
     (dict(weight=True), TypeError, '`weight` must be a number, but got True'),
     (dict(weight='0.5'), TypeError, "`weight` must be a number, but got '0.5'"),
     (dict(type='CosinLoss'), ValueError, "`type` must be one of .*'CosineLoss'.*got 'CosinLoss'"),
-    (dict(temperature=2), TypeError, "CosineLoss.*form.*'temperature'"),
+    (dict(type='CosinLoss'), ValueError, "got 'CosinLoss'; did you mean 'CosineLoss'"),
+    (dict(type='mmdiverse.CosinLoss'), ValueError, "did you mean 'CosineLoss'"),
+    (dict(type='cosine_loss'), ValueError, "did you mean 'CosineLoss'"),
+    (dict(temperature=2), TypeError, "CosineLoss.*form.*'temperature'$"),
+    (dict(layer=-1), TypeError, "'form'.*'layers'.*but got 'layer'; did you mean 'layers'"),
+    (dict(fomr='absolute'), TypeError, "but got 'fomr'; did you mean 'form'"),
+    (dict(form='absolut'), ValueError, "but got 'absolut'; did you mean 'absolute'"),
+    (dict(on='patchs'), ValueError, "but got 'patchs'; did you mean 'patch'"),
+    (dict(reduction='Mean'), ValueError, "but got 'Mean'; did you mean 'mean'"),
+    (dict(on='attention', heads='map'), ValueError, "but got 'map'; did you mean 'maps'"),
+    (dict(on='weight', vectors='column'), ValueError, "did you mean 'columns'"),
+    (dict(schedule=dict(type='LinearParamSchedular')), ValueError,
+     "`schedule.type` .* 'LinearParamSchedular'; did you mean 'LinearParamScheduler'"),
+    (dict(schedule=[dict(type='LinearParamScheduler', start_facto=0.1)]), TypeError,
+     r"`schedule\[0\]`.*'start_facto'; did you mean 'start_factor'"),
     (dict(form='cubic'), ValueError, "`form` must be one of .*got 'cubic'"),
     (dict(reduction='max'), ValueError, "`reduction` must be one of .*'sum'.*got 'max'"),
     (dict(matrices=['q']), ValueError, "`matrices` needs `on='weight'`, but `on` is 'patch'"),
@@ -85,7 +104,7 @@ def evaluate(backbone: nn.Module, images: torch.Tensor | None = None, **term: An
 ])
 def test_bad_values_are_refused_when_the_hook_is_built(change: dict[str, Any], error: type,
                                                        message: str) -> None:
-    with pytest.raises(error, match=r'DiversityHook terms\[1\] \(\w+\): .*' + message):
+    with pytest.raises(error, match=r'DiversityHook terms\[1\] \([\w.]+\): .*' + message):
         DiversityHook(terms=[dict(COSINE, name='first'), dict(COSINE, **change)])
 
 
@@ -94,6 +113,25 @@ def test_what_every_term_must_say(missing: str) -> None:
     term = {key: value for key, value in COSINE.items() if key != missing}
     with pytest.raises(TypeError, match=f"missing .*'{missing}'"):
         DiversityHook(terms=[term])
+
+
+@pytest.mark.parametrize(('missing', 'instead'), [('weight', 'weigth'), ('on', 'On')])
+def test_what_is_misspelt_is_not_called_missing(missing: str, instead: str) -> None:
+    term = {instead if key == missing else key: value for key, value in COSINE.items()}
+    with pytest.raises(TypeError, match=f'terms.0. .CosineLoss.: .*but got {instead!r}; did you '
+                       f'mean {missing!r}'):
+        DiversityHook(terms=[term])
+
+
+def test_a_misspelt_type_is_asked_for() -> None:
+    with pytest.raises(TypeError, match=r"missing 'type': every term needs \['type', 'on', "
+                       r"'weight'\]; did you mean it by 'tpye'"):
+        DiversityHook(terms=[dict(tpye='CosineLoss', on='patch', weight=1.)])
+
+
+def test_a_loss_alone_knows_its_own_options() -> None:
+    with pytest.raises(TypeError, match="CosineLoss.*'fomr'; did you mean 'form'"):
+        build_loss('CosineLoss', fomr='absolute')
 
 
 @pytest.mark.parametrize('terms', [COSINE, ['CosineLoss']])
@@ -113,6 +151,13 @@ def test_two_terms_of_one_name() -> None:
     (dict(layers=0.5), '`layers` must hold block indices.*got 0.5'),
     (dict(on='attention', layers='embed'), "`layers` must hold block indices.*got 'embed'"),
     (dict(on='weight', layers='embed'), "`layers` must hold block indices.*got 'embed'"),
+    (dict(layers='last'), "`layers` must hold block indices.*got 'last'; did you mean -1"),
+    (dict(layers=['first', 1]), "got 'first'; did you mean 0"),
+    (dict(layers='-1'), "got '-1'; did you mean -1, without quotes"),
+    (dict(layers='All'), "got 'All'; did you mean 'all'"),
+    (dict(layers='embedding'), "got 'embedding'; did you mean 'embed'"),
+    (dict(on='weight', layers='embedding'), "got 'embedding'$"),
+    (dict(on='weight', matrices=['q', 'query']), r"got \['query'\]; did you mean 'q'"),
     (dict(layers=[0, -3]), '`layers` names a block twice'),
     (dict(layers=[]), '`layers` is empty'),
     (dict(on='weight', matrices=['q', 'w']), r"`matrices` must be taken from .*got \['w'\]"),
@@ -134,8 +179,18 @@ def test_a_failed_attach_leaves_no_hook(backbone: nn.Module) -> None:
 
 
 def test_a_backbone_that_no_tap_knows() -> None:
-    with pytest.raises(ValueError, match='no tap knows the backbone ResNet .`model.backbone`'):
+    with pytest.raises(ValueError, match='no tap knows the backbone ResNet .`model.backbone`.. docs'
+                       '/coverage.md lists those that work') as error:
         DiversityHook(terms=[COSINE]).attach(Classifier(ResNet(18)))
+    assert len(str(error.value)) < 250
+
+
+@pytest.mark.parametrize(('options', 'inner'), [
+    (dict(), 'ResNet'), (dict(features_only=True), 'FeatureListNet')])
+def test_a_model_of_timm_that_no_tap_knows(options: dict[str, bool], inner: str) -> None:
+    with pytest.raises(ValueError, match="no tap knows the backbone TIMMBackbone with timm's "
+                       rf'{inner} \(resnet10t\) \(`model.backbone`\)'):
+        build_tap(TIMMBackbone('resnet10t', **options))
 
 
 def test_a_model_without_backbone() -> None:

@@ -23,8 +23,9 @@ def test_what_is_missing_is_named_with_the_commands(monkeypatch: pytest.MonkeyPa
     install(monkeypatch, 'mmdet', 'mmcv._ext')
     check_toolboxes(['mmdet'])
     with pytest.raises(ImportError, match=r"MMSegmentation \(mmseg\) is not installed.*\n.*"
-                                          r"pip install 'mmdiverse\[downstream\]'.*\n"
-                                          r'.*bash tools/downstream/install_mmcv.sh'):
+                                          r'  pip install -c requirements/constraints.txt -e '
+                                          r"'.\[downstream\]'\n.*\n"
+                                          r'  bash tools/downstream/install_mmcv.sh\n'):
         check_toolboxes()
 
 

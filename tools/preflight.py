@@ -19,6 +19,7 @@ from mmengine.config import DictAction
 from mmdiverse.config import load_config
 from mmdiverse.evaluation.preflight import planned_gpus, preflight
 from mmdiverse.report.preflight import check_line, terms_table, to_json
+from mmdiverse.spelling import counted
 
 
 def parse_args() -> argparse.Namespace:
@@ -47,7 +48,7 @@ def main() -> int:
         cfg = load_config(args.config)
         cfg.merge_from_dict(args.cfg_options or {})
         gpus = args.gpus or planned_gpus(args.config)
-        print(f'preflight of {args.config} for {gpus} GPUs', flush=True)
+        print(f'preflight of {args.config} for {counted(gpus, "GPU")}', flush=True)
         found = preflight(cfg, gpus, args.batch_size, args.steps, args.sample,
                           tell=lambda check: print(check_line(check), flush=True))
         if args.out is not None:

@@ -16,6 +16,7 @@ from mmengine.config import DictAction
 
 from mmdiverse.config import load_config
 from mmdiverse.recipe import AUTHORS, diff_authors, diff_configs
+from mmdiverse.spelling import counted
 
 
 def parse_args() -> argparse.Namespace:
@@ -38,11 +39,13 @@ def main() -> int:
         cfg.merge_from_dict(args.cfg_options or {})
         if args.against == 'authors':
             differences = diff_authors(cfg, args.gpus)
-            print(f'{args.config}, {args.gpus} GPUs: {len(AUTHORS) - len(differences)} of '
-                  f"{len(AUTHORS)} fields are those of the authors' recipe")
+            print(f'{args.config}, {counted(args.gpus, "GPU")}: '
+                  f'{len(AUTHORS) - len(differences)} of {len(AUTHORS)} '
+                  f"fields are those of the authors' recipe")
         else:
             differences = diff_configs(cfg, load_config(args.against))
-            print(f'{args.config}: {len(differences)} keys are not those of {args.against}')
+            verb = 'is not that' if len(differences) == 1 else 'are not those'
+            print(f'{args.config}: {counted(len(differences), "key")} {verb} of {args.against}')
     except (OSError, ValueError) as error:
         print(f'{type(error).__name__}: {error}', file=sys.stderr)
         return 2

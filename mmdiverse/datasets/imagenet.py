@@ -1,10 +1,11 @@
 """Whether ImageNet lies where a config looks for it."""
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from ..config import type_name
+from ..spelling import counted
+from .folders import find_image_folder, has_labels
 
 CLASSES = 1000
 
@@ -28,28 +29,24 @@ def check_imagenet(dataloader: Mapping[str, Any], key: str | None = None) -> Non
     dataset = dataloader['dataset']
     if type_name(dataset) != 'ImageNet':
         return
-    root, split = dataset.get('data_root') or '', dataset.get('split') or ''
-    prefix = dataset.get('data_prefix') or split
-    prefix = prefix.get('img_path', '') if isinstance(prefix, Mapping) else prefix
-    path = os.path.join(root, os.path.expanduser(prefix))
-    annotated = dataset.get('ann_file') or Path(root, 'meta', f'{split}.txt').is_file()
-    if annotated or '://' in path:
+    folder = find_image_folder(dataset)
+    if folder is None:
         return
-    folder = Path(path).absolute()
-    change = f'Change `{key or f"{split}_dataloader"}.dataset.data_root` ({root!r})'
+    key = key or f'{dataset.get("split") or ""}_dataloader'
+    change = f'Change `{key}.dataset.data_root` ({dataset.get("data_root") or ""!r})'
     if not folder.is_dir():
         raise FileNotFoundError(f'ImageNet: no folder {folder}. {change}, or put images there, in '
                                 'one folder for each class')
     classes = dataset.get('classes') or (dataset.get('metainfo') or {}).get('classes')
-    labelled = dataset.get('with_label', True) and split != 'test'
-    if not labelled or isinstance(classes, str):  # a file, which MMPretrain reads
+    if not has_labels(dataset) or isinstance(classes, str):  # a file, which MMPretrain reads
         return
     found = {entry.name for entry in os.scandir(folder) if entry.is_dir()}
     expected = CLASSES if classes is None else len(classes)
     if len(found) != expected:
         differences = _differences(found) if classes is None else ''
-        raise ValueError(f'ImageNet: {folder} should hold {expected} folders, one for each class, '
-                         f'but holds {len(found)}{differences}. {change}, or complete the images')
+        mend = 'complete the images' if len(found) < expected else 'remove what is no class'
+        raise ValueError(f'ImageNet: {folder} should hold {counted(expected, "folder")}, one for '
+                         f'each class, but holds {len(found)}{differences}. {change}, or {mend}')
 
 
 def _differences(found: set[str]) -> str:

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
 from ..registry import DATASETS, TRANSFORMS
+from ..spelling import counted
 from .batch_transforms import BatchTransform
 
 #: Images that a thread loads at a time.
@@ -199,8 +200,8 @@ def _load(dataset: Dataset, device: torch.device) -> tuple[Tensor, Tensor]:
 
     with ThreadPoolExecutor() as pool:
         starts = range(0, total, CHUNK)
-        for _ in track(pool.map(load, starts), f'Loading {total} images', total=len(starts),
-                       disable=not is_main_process()):
+        for _ in track(pool.map(load, starts), f'Loading {counted(total, "image")}',
+                       total=len(starts), disable=not is_main_process()):
             pass
     return images, labels
 

@@ -19,7 +19,8 @@ from mmengine.runner import IterBasedTrainLoop, Runner
 from timm.data import ImageNetInfo
 from torch.utils.data import DataLoader
 
-from ..config import HOOK, type_name
+from ..config import HOOK, check_hooks, type_name
+from ..datasets.folders import check_folders
 from ..datasets.imagenet import check_imagenet
 from ..hooks.diversity_hook import DiversityHook, check_num_classes
 from ..learning_rate import scaled_learning_rate
@@ -310,6 +311,7 @@ class _DryRun:
                           'GPUs (--gpus) or `train_dataloader.batch_size`')
 
     def build(self) -> tuple[str, str]:
+        check_hooks(self.cfg)
         cfg = deepcopy(self.cfg)
         cfg.work_dir, cfg.experiment_name = self.folder, f'preflight_{uuid.uuid4().hex}'
         cfg.launcher, cfg.resume = 'none', False
@@ -332,6 +334,7 @@ class _DryRun:
         return 'ok', text
 
     def open_training_data(self) -> tuple[str, str]:
+        check_folders(self.cfg.train_dataloader, 'train_dataloader')
         check_imagenet(self.cfg.train_dataloader)
         runner = self.runner
         loop = runner._train_loop = runner.build_train_loop(runner._train_loop)
@@ -346,6 +349,7 @@ class _DryRun:
         runner = self.runner
         if runner.val_loop is None:
             return 'note', 'no `val_dataloader`: training will not be validated'
+        check_folders(self.cfg.val_dataloader, 'val_dataloader')
         check_imagenet(self.cfg.val_dataloader)
         loop = runner._val_loop = runner.build_val_loop(runner._val_loop)
         verdict = self._count_images('val', loop.dataloader)

@@ -1,9 +1,10 @@
 """The hook that turns a run of MMPretrain into a diversified one."""
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from mmengine.hooks import Hook
@@ -17,13 +18,16 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 from torch.utils.hooks import RemovableHandle
 
+from ..datasets.folders import check_class_folders, find_empty_folders
 from ..gradient_norms import gradient_norms, gradient_shares
 from ..image_mask import find_image_mask
+from ..optim.overflows import Overflows, has_scaler
 from ..registry import HOOKS
 from ..schedules import WeightSchedule
+from ..spelling import counted
 from ..taps import Tap, build_tap
-from ..taps.base import find_backbone, is_sequence
-from ..terms import DiversityTerm
+from ..taps.base import Request, find_backbone, is_sequence
+from ..terms import DiversityTerm, build_term
 
 
 @HOOKS.register_module()
@@ -73,6 +77,14 @@ class DiversityHook(Hook):
     level. Where a power iteration ended is saved in checkpoints under ``diversity_hook`` and
     resumed from there.
 
+    A run may have several such hooks. The first then evaluates the terms of all, with the smallest
+    ``gradient_interval``, so that the shares of all sum up to 1.
+
+    A loss that is NaN or infinite ends training before it is saved. Where a scaler leaves out steps
+    that overflow in half precision, a few in a row are waited for: at most
+    :data:`~mmdiverse.optim.overflows.LIMIT`, or until a dynamic scale is below 1. No checkpoint is
+    saved between two such losses.
+
     Source: Chen et al., The Principle of Diversity, CVPR 2022 (arXiv 2203.06345).
 
     Args:
@@ -83,11 +95,11 @@ class DiversityHook(Hook):
     Raises:
         TypeError: If a value of a term has a wrong type, or a loss has no such option.
         ValueError: If a term or ``gradient_interval`` is invalid, or two terms share a name (when
-            the hook is built); if no tap knows the backbone, a layer does not exist, or the number
-            of classes of head and data differ (before training); if a loss cannot work on what it
-            is given (in the first step).
+            the hook is built); if terms of two hooks share one, no tap knows the backbone, a layer
+            does not exist, or the number of classes of head and data differ (before training); if a
+            loss cannot work on what it is given (in the first step).
         RuntimeError: In the first step, if a term captures nothing or has no gradient, or a weight
-            is sharded away; in any step, if a term is not finite.
+            is sharded away; in any step, if a loss is not finite, under a scaler for too long.
 
     Example:
         >>> custom_hooks = [
@@ -105,20 +117,19 @@ class DiversityHook(Hook):
                 raise TypeError(f'DiversityHook `terms` must be a list of dicts, but terms[{index}]'
                                 f' is {config!r}')
             try:
-                self.terms.append(DiversityTerm(**config))
+                self.terms.append(build_term(config))
             except (TypeError, ValueError) as error:
                 raise type(error)(f'DiversityHook terms[{index}] ({config.get("type")}): {error}') \
                     from error
-        names = [term.name for term in self.terms]
-        for name in set(names):
-            if names.count(name) > 1:
-                raise ValueError(f'DiversityHook: {names.count(name)} terms share the name '
-                                 f'{name!r}; give each a `name` of its own')
+        _check_names(self.terms)
         if type(gradient_interval) is not int or gradient_interval < 0:
             raise ValueError('DiversityHook `gradient_interval` must be a number of iterations, or '
                              f'0 for none, but got {gradient_interval!r}')
         self.gradient_interval = gradient_interval
         self.tap: Tap | None = None
+        #: The hooks whose terms this one evaluates.
+        self._hooks: list[DiversityHook] = [self]
+        self._overflows: Overflows | None = None
         self._handles: list[RemovableHandle] = []
         self._generator: torch.Generator | None = None
         self._share_weights = False
@@ -126,6 +137,8 @@ class DiversityHook(Hook):
         self._gradient_interval = 0
         self._measures_gradients = False
         self._loss_scale = 1.
+        self._newest: tuple[int, int, dict[str, float]] = (0, 0, {})
+        self._last_checkpoint: str | None = None
         self._forward_context = ExitStack()
 
     @property
@@ -138,26 +151,42 @@ class DiversityHook(Hook):
         """The enabled terms whose weight changes."""
         return [term for term in self.enabled_terms if term.schedule is not None]
 
+    @property
+    def _evaluated_terms(self) -> list[DiversityTerm]:
+        return [term for hook in self._hooks for term in hook.enabled_terms]
+
+    @property
+    def _evaluated_schedules(self) -> list[DiversityTerm]:
+        return [term for hook in self._hooks for term in hook.scheduled_terms]
+
     def before_train(self, runner: Runner) -> None:
         """Check the terms against the model and the data, and attach to the model."""
+        self._join(runner)
+        if not self._hooks:
+            return
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        if self.enabled_terms:
+        if self._evaluated_terms:
             check_sharding(runner.model)
         check_num_classes(model, runner.train_dataloader)
+        validation = getattr(runner.val_loop, 'dataloader', None)
+        check_class_folders(getattr(validation, 'dataset', None), 'val_dataloader')
         self.attach(model)
         self.check_layers()
         self._share_weights = isinstance(runner.model, DistributedDataParallel)
-        self._gradient_interval = self.gradient_interval if self.enabled_terms else 0
+        intervals = [hook.gradient_interval for hook in self._hooks if hook.gradient_interval]
+        self._gradient_interval = min(intervals, default=0) if self._evaluated_terms else 0
         obstacle = _obstacle_to_gradients(runner)
         if obstacle is not None:
             self._leave_out_gradients(obstacle)
-        for term in self.scheduled_terms:
+        if self._evaluated_terms and has_scaler(runner.optim_wrapper):
+            self._overflows = Overflows(runner.optim_wrapper)
+        for term in self._evaluated_schedules:
             with _named(term):
                 _reset_schedule(term.schedule, runner)
         if self.tap is not None:
             runner.logger.info('Diversity terms: ' + ', '.join(
                 f'{term.name} (weight {term.weight:g}, layers {term.resolve(self.tap)})'
-                for term in self.enabled_terms))
+                for term in self._evaluated_terms))
         else:
             runner.logger.info('Diversity terms: none, all weights are 0')
 
@@ -171,7 +200,7 @@ class DiversityHook(Hook):
         if self._measures_gradients:
             scaler = getattr(runner.optim_wrapper, 'loss_scaler', None)
             self._loss_scale = 1. if scaler is None else scaler.get_scale()
-        for term in self.scheduled_terms:
+        for term in self._evaluated_schedules:
             if term.current_weight == 0:
                 # The log would go on showing the last values.
                 for key in (f'loss_{term.name}', term.name, f'{term.name}_weight',
@@ -180,15 +209,16 @@ class DiversityHook(Hook):
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any | None = None,
                          outputs: dict | None = None) -> None:
-        """Check that no term is NaN or infinite, and move the schedules that go by iteration."""
-        self._check_finite(runner, outputs or {})
-        for term in self.scheduled_terms:
+        """Check that no loss is NaN or infinite, and move the schedules that go by iteration."""
+        if self._evaluated_terms and outputs:
+            self._check_finite(runner, outputs)
+        for term in self._evaluated_schedules:
             with _named(term):
                 term.schedule.step_iter()
 
     def after_train_epoch(self, runner: Runner) -> None:
         """Move the schedules that go by epoch."""
-        for term in self.scheduled_terms:
+        for term in self._evaluated_schedules:
             with _named(term):
                 term.schedule.step_epoch()
 
@@ -197,10 +227,18 @@ class DiversityHook(Hook):
         self.detach()
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Save where power iterations ended."""
+        """Save where power iterations ended, if training goes well.
+
+        Raises:
+            RuntimeError: If the losses of the last iterations are not finite.
+        """
+        # One such loss comes and goes; after the next, the weights are not worth a resumption.
+        if self._overflows is not None and self._overflows.losses > 1:
+            self._end(f'the losses are not finite for {self._overflows.losses} iterations '
+                      'in a row, the last')
         states = {term.name: dict(term.loss.state) for term in self.terms if term.loss.state}
-        if states:
-            checkpoint['diversity_hook'] = states
+        if states:  # another hook may have put its own there
+            checkpoint.setdefault('diversity_hook', {}).update(states)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Resume power iterations where they ended."""
@@ -219,7 +257,7 @@ class DiversityHook(Hook):
             ValueError: If the model has no backbone, no tap knows it, or a term does not fit it.
         """
         self.detach()
-        if not self.enabled_terms:
+        if not self._evaluated_terms:
             return
         backbone = find_backbone(model)
         if backbone is None:
@@ -227,19 +265,14 @@ class DiversityHook(Hook):
                              f'{type(model).__name__} has none')
         tap = build_tap(backbone)
         requests = []
-        for index, term in enumerate(self.terms):
-            if term.weight > 0:
-                try:
-                    requests += term.requests(tap)
-                except ValueError as error:
-                    raise ValueError(f'DiversityHook terms[{index}] ({term.name}): {error}') \
-                        from error
+        for hook in self._hooks:
+            requests += hook._requests(tap)
         tap.attach(requests)
         self.tap = tap
         self._ignore_index = getattr(getattr(model, 'decode_head', None), 'ignore_index', None)
         device = next(model.parameters()).device
         self._generator = torch.Generator(device=device)
-        for term in self.enabled_terms:
+        for term in self._evaluated_terms:
             term.loss.generator = self._generator
         self._handles = [
             model.register_forward_pre_hook(self._before_forward, with_kwargs=True),
@@ -262,32 +295,64 @@ class DiversityHook(Hook):
         for handle in self._handles:
             handle.remove()
         self._handles = []
+        if self._overflows is not None:
+            self._overflows.close()
+        self._overflows = None
         self._forward_context.close()
         if self.tap is not None:
             self.tap.detach()
         self.tap = None
 
+    def _join(self, runner: Runner) -> None:
+        """Let the first hook of a run evaluate the terms of all."""
+        hooks = [hook for hook in runner.hooks if isinstance(hook, DiversityHook)]
+        self._hooks = hooks if self is hooks[0] else []
+        _check_names([term for hook in self._hooks for term in hook.terms])
+
+    def _requests(self, tap: Tap) -> list[Request]:
+        requests = []
+        for index, term in enumerate(self.terms):
+            if term.weight > 0:
+                try:
+                    requests += term.requests(tap)
+                except ValueError as error:
+                    raise ValueError(f'DiversityHook terms[{index}] ({term.name}): {error}') \
+                        from error
+        return requests
+
     def _check_finite(self, runner: Runner, outputs: dict[str, Any]) -> None:
         # MMEngine has logged these numbers already, so a GPU has nothing left to wait for.
-        broken = [term.name for term in self.enabled_terms
-                  if term.name in outputs and not math.isfinite(outputs[term.name])]
-        if not broken:
-            return
-        terms = {f'loss_{term.name}' for term in self.enabled_terms}
-        model_losses = {key: value.item() for key, value in outputs.items()
-                        if 'loss' in key and key not in {'loss', *terms}}
-        scaler = getattr(runner.optim_wrapper, 'loss_scaler', None)
-        if scaler is not None and scaler.is_enabled() and \
-                not all(map(math.isfinite, model_losses.values())):
-            return  # half precision overflowed everywhere: the scaler leaves this step out
-        saved = runner.message_hub.runtime_info.get('last_ckpt')
+        values = {key: value.item() for key, value in outputs.items() if 'loss' in key}
+        terms = {term.name: outputs[term.name].item() for term in self._evaluated_terms
+                 if term.name in outputs}
+        weighted = {f'loss_{name}' for name in terms}
+        model_losses = {key: value for key, value in values.items()
+                        if key not in {'loss', *weighted}}
+        self._newest = (runner.iter + 1, runner.epoch + 1, model_losses)
+        # Later it may be that which is about to be saved.
+        self._last_checkpoint = runner.message_hub.runtime_info.get('last_ckpt')
+        finite = all(map(math.isfinite, [*values.values(), *terms.values()]))
+        if self._overflows is not None and (
+                finite or not all(map(math.isfinite, model_losses.values()))):
+            # Half precision overflowed everywhere, if it did: the scaler leaves this step out.
+            reason = self._overflows.update(finite)
+            if reason is not None:
+                self._end(reason)
+        elif not finite:
+            broken = {name: value for name, value in terms.items() if not math.isfinite(value)} \
+                or {'loss': values.get('loss')}
+            self._end(', '.join(f'{name} is {value}' for name, value in broken.items()))
+
+    def _end(self, reason: str) -> NoReturn:
+        saved = self._last_checkpoint
+        iteration, epoch, model_losses = self._newest
         raise RuntimeError(
-            f'DiversityHook: {", ".join(f"{name} is {outputs[name].item()}" for name in broken)} '
-            f'in iteration {runner.iter + 1} of epoch {runner.epoch + 1}, where the losses of the '
-            f'model are {model_losses}. Training ends before this is saved'
+            f'DiversityHook: {reason} in iteration {iteration} of epoch {epoch}, where the losses '
+            f'of the model are {model_losses}. Training ends before this is saved'
             f'{f"; the last checkpoint is {saved}" if saved else ""}. Lower the `weight` of the '
-            'term or the learning rate, clip gradients (`optim_wrapper.clip_grad`), or take '
-            'bfloat16 in place of float16')
+            'term or the learning rate (`optim_wrapper.optimizer.lr`), clip gradients '
+            '(`optim_wrapper.clip_grad`), or take bfloat16 in place of float16 '
+            "(`optim_wrapper.dtype='bfloat16'`)")
 
     def _before_forward(self, model: nn.Module, args: tuple, kwargs: dict) -> None:
         # BaseModel.forward(inputs, data_samples, mode)
@@ -313,7 +378,7 @@ class DiversityHook(Hook):
             self.tap.clear()
 
     def _active_terms(self) -> list[DiversityTerm]:
-        return [term for term in self.enabled_terms if term.current_weight > 0]
+        return [term for term in self._evaluated_terms if term.current_weight > 0]
 
     def _add_terms(self, model: nn.Module, losses: dict[str, Tensor]) -> dict[str, Tensor]:
         total = {('loss_cls' if key == 'loss' else key): value for key, value in losses.items()}
@@ -361,6 +426,14 @@ class DiversityHook(Hook):
                       '`gradient_interval` to 0 to do without this warning', 'current',
                       logging.WARNING)
         self._gradient_interval, self._measures_gradients = 0, False
+
+
+def _check_names(terms: Iterable[DiversityTerm]) -> None:
+    """Check that terms can be told apart in the log and in checkpoints."""
+    for name, count in Counter(term.name for term in terms).items():
+        if count > 1:
+            raise ValueError(f'DiversityHook: {count} terms share the name {name!r}; give each a '
+                             '`name` of its own')
 
 
 @contextmanager
@@ -411,15 +484,23 @@ def check_sharding(model: nn.Module) -> None:
 
 
 def check_num_classes(model: nn.Module, dataloader: DataLoader) -> None:
-    """Check that the head has as many classes as the training data.
+    """Check that the head has as many classes as the training data, and that all are classes.
 
     Raises:
-        ValueError: If both numbers are known and differ.
+        ValueError: If both numbers are known and differ, or a folder is taken for a class that is
+            none.
     """
     expected = getattr(getattr(model, 'head', None), 'num_classes', None)
     dataset = getattr(dataloader, 'dataset', None)
+    check_class_folders(dataset, 'train_dataloader')
     classes = (getattr(dataset, 'metainfo', None) or {}).get('classes')
-    if expected is not None and classes is not None and len(classes) != expected:
-        raise ValueError(
-            f'the training data have {len(classes)} classes, but the head has {expected}; set '
-            f'`model.head.num_classes` and `data_preprocessor.num_classes` to {len(classes)}')
+    if expected is None or classes is None or len(classes) == expected:
+        return
+    found = (f'the training data have {counted(len(classes), "class", "classes")}, but the head '
+             f'has {expected}')
+    empty = find_empty_folders(dataset)
+    if empty:
+        raise ValueError(f'{found}. There is no image in the folders {empty}, which are taken for '
+                         'classes; remove those that are none')
+    raise ValueError(f'{found}; set `model.head.num_classes` and `data_preprocessor.num_classes` '
+                     f'to {len(classes)}')

@@ -10,6 +10,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import IterBasedTrainLoop, Runner
 
 from ..registry import HOOKS
+from ..spelling import counted
 
 
 @HOOKS.register_module()
@@ -66,7 +67,8 @@ class EpochSeedHook(Hook):
         if runner.iter != runner.epoch * len(loader):
             runner.logger.warning(
                 f'EpochSeedHook: the run goes on at epoch {runner.epoch} and iteration '
-                f'{runner.iter}, which is not the end of an epoch of {len(loader)} iterations, so '
+                f'{runner.iter}, which is not the end of an epoch of '
+                f'{counted(len(loader), "iteration")}, so '
                 'it will differ from the uninterrupted one. Save checkpoints by epoch '
                 '(`default_hooks.checkpoint.by_epoch=True`), and resume with as many iterations '
                 'in an epoch')

@@ -3,6 +3,7 @@ import torch
 from torch import Tensor
 
 from ..records import Record
+from ..spelling import did_you_mean
 
 
 class DiversityLoss:
@@ -76,7 +77,8 @@ def check_choice(key: str, value: str, choices: tuple[str, ...]) -> str:
         ValueError: Naming the config key, what came and what was expected.
     """
     if value not in choices:
-        raise ValueError(f'`{key}` must be one of {list(choices)}, but got {value!r}')
+        raise ValueError(f'`{key}` must be one of {list(choices)}, but got {value!r}'
+                         f'{did_you_mean(value, choices)}')
     return value
 
 

@@ -9,6 +9,7 @@ from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from torch import nn
 
 from ..registry import OPTIM_WRAPPERS
+from ..spelling import did_you_mean
 
 DTYPES = {'bfloat16': torch.bfloat16, 'float16': torch.float16}
 
@@ -40,11 +41,12 @@ class AutocastOptimWrapper(AmpOptimWrapper):
         OptimWrapper.__init__(self, **kwargs)  # the parent's own refuses a CPU
         self.cast_dtype = DTYPES.get(dtype, dtype)
         if self.cast_dtype not in DTYPES.values():
-            raise ValueError(f'`dtype` must be one of {list(DTYPES)}, but got {dtype!r}')
+            raise ValueError(f'`dtype` must be one of {list(DTYPES)}, but got {dtype!r}'
+                             f'{did_you_mean(dtype, DTYPES)}')
         constant = isinstance(loss_scale, (int, float)) and not isinstance(loss_scale, bool)
         if not (constant or isinstance(loss_scale, dict) or loss_scale == 'dynamic'):
             raise TypeError("`loss_scale` must be 'dynamic', a number or a dict, but got "
-                            f'{loss_scale!r}')
+                            f'{loss_scale!r}{did_you_mean(loss_scale, ["dynamic"])}')
         options = loss_scale if isinstance(loss_scale, dict) else {}
         self._scale_update_param = None
         if constant:
@@ -52,8 +54,9 @@ class AutocastOptimWrapper(AmpOptimWrapper):
             options = dict(init_scale=float(loss_scale))
         self._device = torch.device(get_device()).type
         # One that is not enabled hands everything through.
-        self.loss_scaler = torch.amp.GradScaler(
-            self._device, enabled=self.cast_dtype == torch.float16, **options)
+        options = dict(options)
+        enabled = options.pop('enabled', True) and self.cast_dtype == torch.float16
+        self.loss_scaler = torch.amp.GradScaler(self._device, enabled=enabled, **options)
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:

@@ -21,6 +21,7 @@ from ..image_mask import ImageMask, Size, group_tokens
 from ..precision import at_least_float32
 from ..records import AttentionRecord, HeadRecord, Record, TokenRecord, WeightRecord
 from ..registry import TAPS
+from ..spelling import counted, did_you_mean, find_closest
 from .probe import AttentionProbe, Scores
 
 EMBED = 'embed'
@@ -227,7 +228,8 @@ class Tap:
         unknown = [name for name in weights.matrices if name not in known]
         if unknown:
             raise ValueError(f'`matrices` must be taken from {list(known)} in block {layer} '
-                             f'({type(block).__name__}), but got {unknown}')
+                             f'({type(block).__name__}), but got {unknown}'
+                             f'{did_you_mean(unknown[0], known)}')
         for name in weights.matrices:
             self._find_module(block, known[name][0], layer)
 
@@ -287,8 +289,8 @@ class Tap:
                 embed = f", or '{EMBED}'," if on == 'patch' else ''
                 raise ValueError(
                     f'`layers` must hold block indices from {-depth} to {depth - 1}{embed} or be '
-                    f"'all' at level {on!r} of this {type(self.backbone).__name__} with {depth} "
-                    f'blocks, but got {layer!r}')
+                    f"'all' at level {on!r} of this {type(self.backbone).__name__} with "
+                    f'{counted(depth, "block")}, but got {layer!r}{_layer_meant_by(layer, on)}')
         if len(set(resolved)) < len(resolved):
             raise ValueError(f'`layers` names a block twice: {given}')
         return resolved
@@ -743,6 +745,18 @@ class Tap:
             ) from error
 
 
+def _layer_meant_by(word: Any, on: str) -> str:
+    """A question to put behind an error about a layer that does not exist."""
+    if isinstance(word, str) and word.strip().removeprefix('-').isdecimal():
+        return f'; did you mean {int(word)}, without quotes?'
+    meant: dict[str, Layer] = {'first': 0, 'last': -1, 'all': 'all'}
+    if on == 'patch':
+        meant[EMBED] = EMBED
+    closest = find_closest(word, meant)
+    return '' if closest is None or meant[closest] == word else \
+        f'; did you mean {meant[closest]!r}?'
+
+
 def find_backbone(model: nn.Module) -> nn.Module | None:
     """What taps read of a model: its ``backbone``, or the model that it holds, if it has one."""
     if isinstance(model, WHOLE_MODELS):
@@ -767,6 +781,18 @@ def build_tap(backbone: nn.Module, registry: Registry = TAPS) -> Tap:
         if tap.matches(backbone):
             return tap(backbone)
     raise ValueError(
-        f'no tap knows the backbone {type(backbone).__name__} (`model.backbone`); those registered '
-        f'are {sorted(registry.module_dict)}. Use a supported backbone, or register a Tap for this '
-        'one in mmdiverse.registry.TAPS')
+        f'no tap knows the backbone {_describe(backbone)} (`model.backbone`). docs/coverage.md '
+        'lists those that work; use one of them, or register a Tap for this one in '
+        'mmdiverse.registry.TAPS (docs/add_a_backbone.md)')
+
+
+def _describe(backbone: nn.Module) -> str:
+    """The class of a backbone, and that of the model which it may hold."""
+    model = inner_module(getattr(backbone, 'timm_model', backbone))
+    name = type(backbone).__name__
+    if model is backbone:
+        return name
+    # Where timm hands out features, its own class is gone: what is left is the name of the model.
+    architecture = (getattr(model, 'pretrained_cfg', None) or {}).get('architecture')
+    return f'{name} with timm\'s {type(model).__name__}' + \
+        (f' ({architecture})' if architecture else '')

@@ -49,8 +49,9 @@ def test_missing_classes_are_counted_and_the_first_named(root: Path) -> None:
 
 
 def test_a_folder_that_is_no_class_is_named(root: Path) -> None:
-    (root / 'train' / '.ipynb_checkpoints').mkdir()
-    with pytest.raises(ValueError, match=r'holds 1001; 1 unknown, first \.ipynb_checkpoints\. '):
+    (root / 'train' / 'more images').mkdir()
+    with pytest.raises(ValueError, match='holds 1001; 1 unknown, first more images. Change `train_d'
+                       r'ataloader.dataset.data_root` \(.*\), or remove what is no class$'):
         check_imagenet(loader(root))
 
 
@@ -66,6 +67,8 @@ def test_own_classes_are_counted(tmp_path: Path) -> None:
     check_imagenet(loader(tmp_path, metainfo=dict(classes=['cat', 'dog'])))
     with pytest.raises(ValueError, match='should hold 3 folders, .* holds 2. Change'):
         check_imagenet(loader(tmp_path, classes=['cat', 'cow', 'dog']))
+    with pytest.raises(ValueError, match='should hold 1 folder, .* holds 2. Change'):
+        check_imagenet(loader(tmp_path, classes=['cat']))
 
 
 def test_mmpretrain_refuses_what_is_refused_here(root: Path) -> None:

@@ -422,18 +422,22 @@ def test_shared_weight_terms_equal_those_of_one_process(world_size: int, tmp_pat
         torch.testing.assert_close(torch.load(tmp_path / f'{world_size}-{rank}.pth'), whole)
 
 
-def broken_run(tmp_path: Path, model_too: bool = False, **optim_wrapper) -> Runner:
-    """A run whose term, and maybe whose model, is NaN in the second iteration."""
+def broken_run(tmp_path: Path, term: bool = True, model: bool = False, first: int = 1,
+               last: int = 99, **optim_wrapper) -> Runner:
+    """A run whose term, model or both are NaN from an iteration to another."""
     class Break(Hook):
         def before_train_iter(self, runner: Runner, batch_idx: int,
                               data_batch: dict | None = None) -> None:
-            if batch_idx == 1:
-                diversity, = (h for h in runner.hooks if isinstance(h, DiversityHook))
-                diversity.terms[0].loss.forward = \
-                    lambda record: record.mean_direction().sum(dim=-1) * float('nan')
-                if model_too:
-                    runner.model.head.loss_module.register_forward_hook(
-                        lambda module, args, output: output * float('nan'))
+            broken = first <= runner.iter <= last
+            diversity, = (h for h in runner.hooks if isinstance(h, DiversityHook))
+            loss = diversity.terms[0].loss
+            vars(loss).pop('forward', None)
+            runner.model.head.loss_module._forward_hooks.clear()
+            if broken and term:
+                loss.forward = lambda record: record.mean_direction().sum(dim=-1) * float('nan')
+            if broken and model:
+                runner.model.head.loss_module.register_forward_hook(
+                    lambda module, args, output: output * float('nan'))
 
     cfg = digits_config('vit-nano_digits', tmp_path, epochs=2)
     cfg.custom_hooks = [dict(type='mmdiverse.DiversityHook', terms=[TERM])]
@@ -443,27 +447,94 @@ def broken_run(tmp_path: Path, model_too: bool = False, **optim_wrapper) -> Runn
     return runner
 
 
-@pytest.mark.parametrize('model_too', [False, True])
-def test_a_term_that_is_not_finite_ends_training(model_too: bool, tmp_path: Path) -> None:
-    losses = 'nan' if model_too else r'\d'
-    with pytest.raises(RuntimeError, match=r'patch_cosine is nan in iteration 2 of epoch 1, where '
-                       rf"the losses of the model are \{{'loss_cls': {losses}"):
-        broken_run(tmp_path, model_too).train()
-    assert not list(tmp_path.glob('*.pth'))
+@pytest.mark.parametrize(('term', 'model', 'said'), [
+    (True, False, r"patch_cosine is nan in .* are \{'loss_cls': \d"),
+    (True, True, r"patch_cosine is nan in .* are \{'loss_cls': nan\}"),
+    (False, True, r"loss is nan in .* are \{'loss_cls': nan\}"),
+], ids=['term', 'both', 'model'])
+def test_a_loss_that_is_not_finite_ends_training(term: bool, model: bool, said: str, tmp_path: Path
+                                                 ) -> None:
+    runner = broken_run(tmp_path, term, model, first=2)
+    with pytest.raises(RuntimeError, match=f'{said}.*Training ends before this is saved. Lower'):
+        runner.train()
+    assert runner.iter == 2 and not list(tmp_path.glob('*.pth'))
 
 
 HALF = dict(type='mmdiverse.AutocastOptimWrapper', dtype='float16')
 
 
 def test_an_overflow_of_all_losses_is_left_to_the_scaler(tmp_path: Path) -> None:
-    runner = broken_run(tmp_path, model_too=True, **HALF)
+    runner = broken_run(tmp_path, model=True, last=1, **HALF)
     runner.train()
     assert runner.iter == 6 and all(p.isfinite().all() for p in runner.model.parameters())
+    assert not runner.optim_wrapper.optimizer._optimizer_step_pre_hooks
+
+
+def test_overflows_in_a_row_are_not_saved(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match='losses are not finite for 2 iterations in a row, the '
+                       r"last in iteration 6 of epoch 2, where .* \{'loss_cls': nan\}.* the last "
+                       r'checkpoint is \S+epoch_1.pth. Lower .*`optim_wrapper.optimizer.lr`.*'
+                       "`optim_wrapper.dtype='bfloat16'`"):
+        broken_run(tmp_path, model=True, first=4, **HALF).train()
+    assert [path.name for path in tmp_path.glob('*.pth')] == ['epoch_1.pth']
+
+
+def test_overflows_in_a_row_end_training(tmp_path: Path) -> None:
+    runner = broken_run(tmp_path, model=True, loss_scale=dict(init_scale=2.), **HALF)
+    with pytest.raises(RuntimeError, match='the gradient overflows even at a loss scale of 0.5, '
+                       'below 1, in iteration 3 of epoch 1'):
+        runner.train()
+    assert not list(tmp_path.glob('*.pth'))
 
 
 def test_under_a_scaler_a_term_may_not_overflow_alone(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match='patch_cosine is nan.*bfloat16 in place of float16'):
         broken_run(tmp_path, **HALF).train()
+
+
+def two_hooks(work_dir: Path, **options) -> Config:
+    """A run with two hooks, each with a power iteration, whose batches come without chance."""
+    cfg = digits_config('deit-nano_digits', work_dir, epochs=2, **options)
+    power = dict(type='ConditionalOrthogonalityLoss', on='weight', method='power', weight=0.1)
+    cfg.custom_hooks = [
+        dict(type='mmdiverse.DiversityHook', terms=[TERM, power]),
+        dict(type='mmdiverse.DiversityHook', gradient_interval=2,
+             terms=[dict(power, matrices=['fc1'], name='mlp')])]
+    cfg.train_dataloader.sampler = dict(type='DefaultSampler', shuffle=False)
+    cfg.train_dataloader.dataset.pipeline = [dict(type='PackInputs')]
+    cfg.model.train_cfg = None
+    cfg.model.backbone.drop_path_rate = 0.
+    return cfg
+
+
+def test_a_run_with_two_hooks_is_resumed_and_shares_are_over_the_terms_of_both(tmp_path: Path
+                                                                               ) -> None:
+    assert_resumes_as_uninterrupted(lambda name, **options: two_hooks(tmp_path / name, **options))
+    saved = torch.load(tmp_path / 'whole' / 'epoch_2.pth')['diversity_hook']
+    assert {name: [*state] for name, state in saved.items()}.keys() == {
+        'weight_conditional_orthogonality', 'mlp'} and all(saved.values())
+    lines = [json.loads(line) for path in (tmp_path / 'whole').glob('*/vis_data/scalars.json')
+             for line in path.read_text().splitlines()]
+    found = shares(lines[0])
+    assert found.keys() == {f'{name}_gradient_share' for name in (
+        'model', 'patch_cosine', 'weight_conditional_orthogonality', 'mlp')}
+    assert sum(found.values()) == pytest.approx(1) and min(found.values()) > 0
+
+
+def test_two_hooks_train_like_one_with_the_terms_of_both(tmp_path: Path) -> None:
+    apart = train(two_hooks(tmp_path / 'apart'))
+    cfg = two_hooks(tmp_path / 'together')
+    first, second = cfg.custom_hooks
+    cfg.custom_hooks = [dict(first, terms=[*first.terms, *second.terms])]
+    assert same_state(apart.model.state_dict(), train(cfg).model.state_dict())
+    assert not has_hooks(apart.model)
+
+
+def test_terms_of_two_hooks_need_names_of_their_own(tmp_path: Path) -> None:
+    cfg = two_hooks(tmp_path)
+    cfg.custom_hooks[1].terms = [dict(TERM, layers=0)]
+    with pytest.raises(ValueError, match="2 terms share the name 'patch_cosine'; give each a `na"):
+        train(cfg)
 
 
 def shares(seen: dict[str, float]) -> dict[str, float]:
