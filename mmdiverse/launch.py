@@ -226,14 +226,21 @@ def learning_rate_notes(cfg: Config, processes: int) -> list[str]:
 
     Returns:
         list[str]: What the user should know; nothing where the rate fits, or cannot be judged.
+
+    Raises:
+        SystemExit: If the rate, or what it is judged by, is no positive number.
     """
-    rate = scaled_learning_rate(cfg, processes)
+    try:
+        rate = scaled_learning_rate(cfg, processes)
+    except ValueError as error:
+        raise SystemExit(_one_line(error)) from None
     if rate is None or rate.fits:
         return []
     # MMEngine leaves out accumulated batches.
     automatic = '--auto-scale-lr or ' if rate.accumulated == 1 else ''
     return [f'warning: a step takes {rate.images} images, but the learning rate '
-            f'{rate.configured:g} is meant for {rate.base} (`auto_scale_lr.base_batch_size`), and '
+            f'{rate.configured:g} is meant for {rate.base} (`auto_scale_lr.base_batch_size`; set '
+            f'{rate.options_as_right} if that rate is right for these steps), and '
             f'this run trains with {rate.actual:g}; for {rate.scaled:g} pass {automatic}'
             f'--cfg-options {RATE}={rate.configured * rate.scaled / rate.actual:g}']
 

@@ -47,7 +47,7 @@ def main() -> int:
         cfg = load_config(args.config)
         cfg.merge_from_dict(args.cfg_options or {})
         gpus = args.gpus or planned_gpus(args.config)
-        print(f'preflight of {args.config} for {gpus} GPUs', flush=True)
+        print(f'preflight of {args.config} for {gpus} GPU{"s" * (gpus != 1)}', flush=True)
         found = preflight(cfg, gpus, args.batch_size, args.steps, args.sample,
                           tell=lambda check: print(check_line(check), flush=True))
         if args.out is not None:
