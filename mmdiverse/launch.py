@@ -26,6 +26,7 @@ from torch import distributed
 
 from mmdiverse import compat
 from mmdiverse.config import CONFIGS, diversify, list_fragments, load_config, type_name
+from mmdiverse.config_warnings import config_warnings
 from mmdiverse.datasets.imagenet import check_imagenet
 from mmdiverse.learning_rate import scaled_learning_rate
 from mmdiverse.toolboxes import check_toolboxes
@@ -139,9 +140,11 @@ def _prepare(own: Namespace, path: Path, args: Namespace, processes: Processes
     check_data(final, ('train_dataloader', 'val_dataloader') if trains else ('test_dataloader', ))
     work_dir = _work_dir(args, cfg, name)
     check_writable(work_dir)
+    lost = config_warnings(final, config) if trains else []
     notes = add_tensorboard(cfg, options) if trains else []
     if fragment is not None or notes:
         config = _write(cfg, work_dir, name)
+    notes += [f'warning: {text}' for text in lost]
     if trains and RATE not in options:
         notes += learning_rate_notes(final, processes.total)
     return cfg, config, notes

@@ -27,6 +27,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ..config import type_name
+from ..config_warnings import config_warnings
 from ..datasets.imagenet import check_imagenet
 from ..hooks.diversity_hook import DiversityHook, check_num_classes
 from ..launch import host_script
@@ -333,7 +334,7 @@ def _repeat_images(batch: Any) -> Any:
 
 
 def preflight(cfg: Config, gpus: int, batch_size: int | None = None, steps: int = 3,
-              sample: str | Path | None = None,
+              sample: str | Path | None = None, name: str | Path | None = None,
               tell: Callable[[Check], None] = lambda check: None) -> Preflight:
     """Try out what a training run needs, in one process and in a few steps.
 
@@ -350,6 +351,8 @@ def preflight(cfg: Config, gpus: int, batch_size: int | None = None, steps: int 
         steps (int): Training steps to take. Defaults to 3.
         sample (str | Path, optional): A folder of images in ImageNet's layout, ``train/CLASS/*``
             and ``val/CLASS/*``, to try with in place of ImageNet. It may lack images and classes.
+        name (str | Path, optional): The file of the config, or ``package::path``, for what it may
+            have lost of what it inherits. Defaults to the config's own.
         tell (Callable): Called with every :class:`Check` as soon as it is made.
 
     Returns:
@@ -360,10 +363,10 @@ def preflight(cfg: Config, gpus: int, batch_size: int | None = None, steps: int 
         ValueError: If ``gpus``, ``batch_size`` or ``steps`` are too few, or there is a sample and
             the config is not for ImageNet.
     """
-    for name, value, least in (('gpus', gpus, 1), ('batch_size', batch_size, 2),
-                               ('steps', steps, 1)):
+    for option, value, least in (('gpus', gpus, 1), ('batch_size', batch_size, 2),
+                                 ('steps', steps, 1)):
         if value is not None and value < least:
-            raise ValueError(f'`{name}` must be at least {least}, but got {value}')
+            raise ValueError(f'`{option}` must be at least {least}, but got {value}')
     found = Preflight()
 
     def look(name: str, check: Callable[[], tuple[str, str]]) -> None:
@@ -381,6 +384,8 @@ def preflight(cfg: Config, gpus: int, batch_size: int | None = None, steps: int 
             cfg = _put_sample(cfg, Path(sample), Path(folder))
         run = _DryRun(cfg, gpus, batch_size, steps, folder)
         try:
+            for text in config_warnings(cfg, name):
+                look('config', partial(_note, text))
             look('learning rate', run.check_learning_rate)
             look('model', run.build)
             look('training data', run.open_training_data)
@@ -651,6 +656,10 @@ class _DryRun:
             text += (f'; {", ".join(large)} give{"s" * (len(large) == 1)} more than {LARGE:.0%} of '
                      'the gradient')
         return ('note' if small or large else 'ok'), text
+
+
+def _note(text: str) -> tuple[str, str]:
+    return 'note', text
 
 
 def _with_host_defaults(cfg: Config) -> Config:
