@@ -37,6 +37,7 @@ from mmdiverse.config import (
     readable_text,
     type_name,
 )
+from mmdiverse.config_warnings import config_warnings
 from mmdiverse.datasets.folders import check_folders
 from mmdiverse.datasets.imagenet import check_imagenet
 from mmdiverse.learning_rate import scaled_learning_rate
@@ -164,6 +165,8 @@ def _prepare(own: Namespace, path: Path, args: Namespace, processes: Processes
         check_start(final)
     work_dir = _work_dir(args, cfg, name)
     check_writable(work_dir)
+    if trains:
+        notes += [f'warning: {text}' for text in config_warnings(final, config)]
     added = add_tensorboard(cfg, options) if trains else []
     if fragment is not None or added:
         config = _write(cfg, work_dir, name)
@@ -350,15 +353,22 @@ def learning_rate_notes(cfg: Config, processes: int) -> list[str]:
 
     Returns:
         list[str]: What the user should know; nothing where the rate fits, or cannot be judged.
+
+    Raises:
+        SystemExit: If the rate, or what it is judged by, is no positive number.
     """
-    rate = scaled_learning_rate(cfg, processes)
+    try:
+        rate = scaled_learning_rate(cfg, processes)
+    except ValueError as error:
+        raise SystemExit(_one_line(error)) from None
     if rate is None or rate.fits:
         return []
     # MMEngine leaves out accumulated batches.
     automatic = '--auto-scale-lr or ' if rate.accumulated == 1 else ''
     return [f'warning: a step takes {counted(rate.images, "image")}, but the '
             f'learning rate {rate.configured:g} is meant for {rate.base} '
-            f'(`auto_scale_lr.base_batch_size`), and this run trains with {rate.actual:g}; for '
+            f'(`auto_scale_lr.base_batch_size`; set {rate.options_as_right} if that rate is right '
+            f'for these steps), and this run trains with {rate.actual:g}; for '
             f'{rate.scaled:g} pass {automatic}'
             f'--cfg-options {RATE}={rate.configured * rate.scaled / rate.actual:g}']
 

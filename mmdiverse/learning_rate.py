@@ -15,6 +15,7 @@ class ScaledLearningRate(NamedTuple):
         actual (float): With which the run will train: MMEngine may scale the config's.
         scaled (float): The config's, times ``images / base``.
         accumulated (int): Batches of a step.
+        automatic (bool): Whether MMEngine scales it, by ``auto_scale_lr.enable``.
     """
 
     images: int
@@ -23,11 +24,19 @@ class ScaledLearningRate(NamedTuple):
     actual: float
     scaled: float
     accumulated: int
+    automatic: bool = False
 
     @property
     def fits(self) -> bool:
         """Whether the run will train with the scaled rate."""
         return math.isclose(self.actual, self.scaled, rel_tol=1e-6)
+
+    @property
+    def options_as_right(self) -> str:
+        """The settings that say that the configured rate is meant for the images of this run."""
+        option = f'auto_scale_lr.base_batch_size={self.images}'
+        # MMEngine would scale by accumulated batches, which it leaves out of a step.
+        return option + ' auto_scale_lr.enable=False' * (self.automatic and self.accumulated > 1)
 
 
 def scaled_learning_rate(cfg: Config, processes: int) -> ScaledLearningRate | None:
@@ -46,6 +55,9 @@ def scaled_learning_rate(cfg: Config, processes: int) -> ScaledLearningRate | No
     Returns:
         ScaledLearningRate | None: None where the config does not say for how many images its rate
         is meant, or has no rate or no batch size.
+
+    Raises:
+        ValueError: If one of these is no positive number.
     """
     scaling, wrapper = cfg.get('auto_scale_lr') or {}, cfg.get('optim_wrapper') or {}
     base = scaling.get('base_batch_size')
@@ -53,7 +65,15 @@ def scaled_learning_rate(cfg: Config, processes: int) -> ScaledLearningRate | No
     batch_size = (cfg.get('train_dataloader') or {}).get('batch_size')
     if not (base and rate and batch_size):
         return None
-    at_once, accumulated = processes * batch_size, wrapper.get('accumulative_counts', 1)
-    actual = rate * at_once / base if scaling.get('enable') else rate
+    accumulated = wrapper.get('accumulative_counts', 1)
+    for key, value in (('auto_scale_lr.base_batch_size', base),
+                       ('optim_wrapper.optimizer.lr', rate),
+                       ('optim_wrapper.accumulative_counts', accumulated),
+                       ('train_dataloader.batch_size', batch_size)):
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0:
+            raise ValueError(f'`{key}` must be a positive number, but got {value!r}')
+    at_once = processes * batch_size
+    automatic = bool(scaling.get('enable'))
+    actual = rate * at_once / base if automatic else rate
     return ScaledLearningRate(at_once * accumulated, base, rate, actual,
-                              rate * at_once * accumulated / base, accumulated)
+                              rate * at_once * accumulated / base, accumulated, automatic)

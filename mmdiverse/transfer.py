@@ -1,8 +1,10 @@
 """From the checkpoint of a classifier to the backbone of a detector or segmentor."""
 import math
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from copy import deepcopy
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -12,13 +14,13 @@ from torch import Tensor, nn
 
 from .config import type_name
 from .conversion import HEADS, convert
-from .evaluation.model_loading import (
-    choose_weights,
-    read_checkpoint,
-    split_scheme,
-)
+from .evaluation.model_loading import choose_weights, read_checkpoint, split_scheme
 
 PREFIX, TIMM_PREFIX = 'backbone.', 'backbone.timm_model.'
+#: Types of an `init_cfg` that loads a checkpoint.
+PRETRAINED = ('Pretrained', 'PretrainedInit')
+#: Keys that name the checkpoint of a whole model.
+WHOLE = ('load_from', 'model.pretrained', 'model.init_cfg')
 #: What becomes of a weight. Those of the last three keep a checkpoint from being used.
 STATUSES = ('loaded', 'resized', 'new', 'missing', 'mismatched', 'unexpected')
 FAILURES = STATUSES[3:]
@@ -41,6 +43,188 @@ class WeightFit(NamedTuple):
     status: str
     shape: tuple[int, ...] | None
     source_shape: tuple[int, ...] | None
+
+
+class Pretrained(NamedTuple):
+    """A checkpoint that a part of a model starts from.
+
+    Attributes:
+        key (str): The config key that says so, such as ``model.backbone.init_cfg``.
+        module (nn.Module): What is loaded.
+        checkpoint (str): Path or URL.
+        prefix (str | None): Of the keys that are loaded; None for all.
+    """
+
+    key: str
+    module: nn.Module
+    checkpoint: str
+    prefix: str | None
+
+
+def find_pretrained(model: nn.Module, cfg: Mapping[str, Any] | None = None) -> list[Pretrained]:
+    """Every checkpoint that a model or a part of it starts from, by its ``init_cfg``.
+
+    Args:
+        model (nn.Module): As built, before its weights are initialized.
+        cfg (Mapping[str, Any], optional): Of the model, for the names of keys.
+    """
+    found = []
+    for name, module in model.named_modules():
+        init = getattr(module, 'init_cfg', None)
+        place = '.'.join(filter(None, ('model', name)))
+        options = cfg or {}
+        for part in filter(None, name.split('.')):
+            options = options.get(part) or {} if isinstance(options, Mapping) else {}
+        if isinstance(init, Mapping):
+            found += _pretrained_of_init(module, init, f'{place}.init_cfg')
+        elif isinstance(init, (list, tuple)):
+            for index, each in enumerate(init):
+                found += _pretrained_of_init(module, each, f'{place}.init_cfg[{index}]')
+        if isinstance(options, Mapping) and options.get('pretrained'):
+            # MMPretrain turns it into an `init_cfg`.
+            found = [each._replace(key=f'{place}.pretrained')
+                     if each.module is module and each.checkpoint == options['pretrained']
+                     else each for each in found]
+    return found
+
+
+def _pretrained_of_init(module: nn.Module, init: Any, key: str) -> Iterator[Pretrained]:
+    """What an ``init_cfg`` and those that override it for a part load."""
+    if not isinstance(init, Mapping):
+        return
+    if type_name(init) in PRETRAINED and isinstance(init.get('checkpoint'), (str, Path)):
+        yield Pretrained(key, module, str(init['checkpoint']), init.get('prefix'))
+    overrides = init.get('override') or []
+    for each in [overrides] if isinstance(overrides, Mapping) else overrides:
+        part = getattr(module, str(each.get('name')), None) if isinstance(each, Mapping) else None
+        if isinstance(part, nn.Module):
+            yield from _pretrained_of_init(part, each, f'{key}.override')
+
+
+def fit_weights(module: nn.Module, state: Mapping[str, Tensor]) -> list[WeightFit]:
+    """Say of every weight of a module whether a state dict fills it, as the module itself loads it.
+
+    Args:
+        module (nn.Module): Left as it is.
+        state (Mapping[str, Tensor]): With the keys of the module.
+
+    Returns:
+        list[WeightFit]: First all weights of the module, then those that it has no place for.
+
+    Raises:
+        ValueError: If MMPretrain cannot resize its tables of positions.
+    """
+    copy = deepcopy(module)
+    return list(_fits(copy, set(copy.state_dict()), dict(state)))
+
+
+def check_pretrained(source: Pretrained) -> tuple[bool, str]:
+    """Count the parameters that a checkpoint fills, and say which it does not.
+
+    Args:
+        source (Pretrained): The checkpoint, and what is to be loaded from it.
+
+    Returns:
+        tuple[bool, str]: Whether it fills all, and a text.
+
+    Raises:
+        OSError: If the checkpoint cannot be read.
+        ValueError: If it is none, or fills fewer than half of the parameters: MMEngine would go on
+            with random ones.
+    """
+    try:
+        if split_scheme(source.checkpoint)[0] is not None:
+            content = load_from_weights(source.checkpoint)
+        else:
+            content = read_checkpoint(source.checkpoint)
+        if not isinstance(content, Mapping):
+            raise ValueError(f'{source.checkpoint} is no checkpoint: expected a dict of tensors, '
+                             f'but got a {type(content).__name__}')
+        fits = fit_weights(source.module, _state_as_loaded(content, source.prefix))
+    except (OSError, ValueError) as error:
+        raise type(error)(f'`{source.key}`: {error}') from error
+    parameters = {name for name, _ in source.module.named_parameters()}
+    filled = [fit for fit in fits if fit.name in parameters and fit.status in ('loaded', 'resized')]
+    kind, prefix = type(source.module).__name__, source.prefix
+    text = (f'{len(filled)} of the {len(parameters)} parameters of {kind} are in '
+            f'{source.checkpoint}' + (f' below {prefix!r}' if prefix else ''))
+    others = [fit for fit in fits if fit.status in FAILURES]
+    if len(filled) < len(parameters) / 2:
+        raise ValueError(f'`{source.key}`: {text}{_name_weights(others)}, so MMEngine would train '
+                         f'from random weights: {_advise(source, content)}')
+    resized = sum(fit.status == 'resized' for fit in filled)
+    text += f', {resized} of them resized' * bool(resized) + _name_weights(others)
+    return len(filled) == len(parameters), f'`{source.key}`: {text}'
+
+
+def _state_as_loaded(content: Mapping[str, Any], prefix: str | None) -> dict[str, Tensor]:
+    """The weights that MMEngine sees in a checkpoint."""
+    state = _weights_of(content)
+    if prefix is None:
+        return {key.removeprefix('module.'): value for key, value in state.items()}
+    start = prefix if prefix.endswith('.') else f'{prefix}.'
+    return {key.removeprefix(start): value for key, value in state.items() if key.startswith(start)}
+
+
+def _weights_of(content: Mapping[str, Any]) -> dict[str, Tensor]:
+    state = content.get('state_dict', content)
+    items = state.items() if isinstance(state, Mapping) else ()
+    return {str(key): value for key, value in items if isinstance(value, Tensor)}
+
+
+def _name_weights(fits: list[WeightFit], shown: int = 2) -> str:
+    """The first weights of each status, in words."""
+    text = ''
+    for status in FAILURES:
+        names = [fit.name for fit in fits if fit.status == status]
+        if names:
+            more = f' and {len(names) - shown} more' * (len(names) > shown)
+            status = 'of another shape' if status == 'mismatched' else status
+            text += f'; {status}: {", ".join(names[:shown])}{more}'
+    return text
+
+
+def _advise(source: Pretrained, content: Mapping[str, Any]) -> str:
+    """What to change where few weights of a checkpoint are found."""
+    own = {name: value.shape for name, value in source.module.named_parameters()}
+    places = {'': content, **{str(key): value for key, value in content.items()
+                              if isinstance(value, Mapping)}}
+    found, prefix, place = max((*_find_prefix(own, weights), name)
+                               for name, weights in places.items())
+    if found < len(own) / 2:
+        for name, child in source.module.named_children():
+            parts = {key: value.shape for key, value in child.named_parameters()}
+            found, prefix = _find_prefix(parts, _weights_of(content))
+            if parts and found == len(parts) and not prefix and source.key in WHOLE:
+                return (f'they are those of `{name}` alone: set '
+                        f"`model.{name}.init_cfg=dict(type='Pretrained', checkpoint=...)` instead")
+        return ('is it a checkpoint of another architecture? Weights with the keys of timm or of '
+                'the authors are converted by tools/convert_checkpoint.py')
+    text = f'{found} are there'
+    if place not in ('', 'state_dict'):
+        return f'{text} below {place!r}, where MMEngine does not look: save them as `state_dict`'
+    if source.key == 'load_from':
+        return text + f', with {prefix + "."!r} before their keys: save them without' * bool(prefix)
+    if source.key.endswith('.pretrained'):
+        place = source.key.removesuffix('.pretrained')
+        return (f"{text}: set `{place}.init_cfg=dict(type='Pretrained', checkpoint=..., "
+                f'prefix={prefix!r})` in place of `{source.key}`')
+    if prefix == (source.prefix or '').removesuffix('.'):
+        return text
+    key = f'{source.key}.prefix'
+    return f'{text}: set `{key}={prefix!r}`' if prefix else f'{text}: leave out `{key}`'
+
+
+def _find_prefix(own: dict[str, torch.Size], weights: Mapping[str, Any]) -> tuple[int, str]:
+    """What stands in checkpoint keys before those of a module, and for how many."""
+    counts = Counter()
+    for key, value in weights.items():
+        parts = str(key).split('.')
+        for cut in range(len(parts) if isinstance(value, Tensor) else 0):
+            if own.get('.'.join(parts[cut:])) == value.shape:
+                counts['.'.join(parts[:cut])] += 1
+    prefix, found = next(iter(counts.most_common(1)), ('', 0))
+    return found, prefix
 
 
 def read_pretrained(checkpoint: str) -> dict[str, Tensor]:
@@ -128,8 +312,11 @@ def backbone_config(cfg: Config) -> dict:
 
 def pretrained_of(cfg: Config) -> str | None:
     """The checkpoint that the backbone of a config starts from, if any."""
-    init = backbone_config(cfg).get('init_cfg') or {}
-    return init.get('checkpoint') if isinstance(init, dict) else None
+    init = backbone_config(cfg).get('init_cfg') or []
+    for each in [init] if isinstance(init, dict) else init:
+        if type_name(each) in PRETRAINED:
+            return each.get('checkpoint')
+    return None
 
 
 def check_average_fits(cfg: Config) -> None:

@@ -518,13 +518,15 @@ def test_a_rate_meant_for_other_steps_is_told_in_one_line(
     call(monkeypatch, 'train.py', config_with_base, '--work-dir', tmp_path / 'out')
     assert capsys.readouterr().out == (
         'mmdiverse: warning: a step takes 4 images, but the learning rate 0.001 is meant for 16 '
-        '(`auto_scale_lr.base_batch_size`), and this run trains with 0.001; for 0.00025 pass '
+        '(`auto_scale_lr.base_batch_size`; set auto_scale_lr.base_batch_size=4 if that rate is '
+        'right for these steps), and this run trains with 0.001; for 0.00025 pass '
         '--auto-scale-lr or --cfg-options optim_wrapper.optimizer.lr=0.00025\n')
     assert host_argv
 
 
 @pytest.mark.parametrize('words', [
     ['--auto-scale-lr'], ['--cfg-options', 'auto_scale_lr.enable=True'],
+    ['--cfg-options', 'auto_scale_lr.base_batch_size=4'],
     ['--cfg-options', 'optim_wrapper.optimizer.lr=0.00025'],
     ['--cfg-options', 'train_dataloader.batch_size=16'],
     ['--cfg-options', 'optim_wrapper.accumulative_counts=4'],
@@ -543,6 +545,13 @@ def test_the_rate_that_is_proposed_reaches_the_scaled_one(config_with_base):
     assert 'takes 8 images' in note and 'trains with 0.00025; for 0.0005 pass' in note
     rate = float(re.search(r'optim_wrapper\.optimizer\.lr=(\S+)$', note)[1])
     assert rate * 4 / 16 == pytest.approx(1e-3 * 8 / 16)
+
+
+def test_a_rate_that_is_no_number_ends_in_a_line(config_with_base):
+    cfg = Config.fromfile(config_with_base)
+    cfg.optim_wrapper.optimizer.lr = '1e-3'  # as YAML reads 1e-3
+    with pytest.raises(SystemExit, match='`optim_wrapper.optimizer.lr` must be a positive'):
+        launch.learning_rate_notes(cfg, processes=1)
 
 
 def test_only_the_first_process_speaks_of_the_rate(

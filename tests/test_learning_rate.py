@@ -34,6 +34,31 @@ def test_rate_fits_where_the_run_trains_with_the_scaled_one(
     assert scaled_learning_rate(cfg, processes).fits is fits
 
 
+@pytest.mark.parametrize(('accumulated', 'enable', 'options'), [
+    (1, False, 'auto_scale_lr.base_batch_size=256'),
+    (3, False, 'auto_scale_lr.base_batch_size=768'),
+    (3, True, 'auto_scale_lr.base_batch_size=768 auto_scale_lr.enable=False')])
+def test_a_rate_is_said_to_be_right_by_the_images_of_the_step(
+        accumulated: int, enable: bool, options: str) -> None:
+    cfg = config(**{'auto_scale_lr.enable': enable,
+                    'optim_wrapper.accumulative_counts': accumulated})
+    rate = scaled_learning_rate(cfg, processes=2)
+    assert not rate.fits and rate.options_as_right == options
+    for option in options.split():
+        key, _, value = option.partition('=')
+        cfg.merge_from_dict({key: False if value == 'False' else int(value)})
+    rate = scaled_learning_rate(cfg, processes=2)
+    assert rate.fits and rate.actual == 1e-3
+
+
+@pytest.mark.parametrize(('key', 'value'), [
+    ('auto_scale_lr.base_batch_size', '1024'), ('auto_scale_lr.base_batch_size', -8),
+    ('optim_wrapper.optimizer.lr', '1e-3'), ('train_dataloader.batch_size', True)])
+def test_what_is_no_number_is_refused(key: str, value: object) -> None:
+    with pytest.raises(ValueError, match=f'`{key}` must be a positive number, but got {value!r}'):
+        scaled_learning_rate(config(**{key: value}), processes=1)
+
+
 @pytest.mark.parametrize('key', ['auto_scale_lr', 'optim_wrapper', 'train_dataloader'])
 def test_nothing_is_said_where_the_config_says_too_little(key: str) -> None:
     for nothing in (None, {}):

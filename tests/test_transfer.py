@@ -1,4 +1,5 @@
 """Transfer of backbones: every weight accounted for, EMA or not, and what keeps it from working."""
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,15 @@ from torch import Tensor, nn
 
 from mmdiverse.config import load_config, type_name
 from mmdiverse.hooks import PretrainedCheckHook
-from mmdiverse.transfer import check_average_fits, check_transfer, read_pretrained
+from mmdiverse.transfer import (
+    Pretrained,
+    check_average_fits,
+    check_pretrained,
+    check_transfer,
+    find_pretrained,
+    pretrained_of,
+    read_pretrained,
+)
 from tests.runs import CONFIGS, digits_config, train
 
 ARCH = dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32)
@@ -80,6 +89,137 @@ def test_what_is_wrong_with_a_weight_is_said(tmp_path: Path) -> None:
     assert {fit.name for fit in check_transfer(cfg) if fit.status == 'missing'} == \
         {key for key in MODELS.build(dict(cfg.model.backbone, init_cfg=None)).state_dict()
          if key.startswith('layers.3.')}
+
+
+def sources(backbone: dict, **init: Any) -> Pretrained:
+    """What the backbone of a model starts from."""
+    model = nn.Module()
+    model.backbone = MODELS.build(dict(backbone, init_cfg=dict(type='Pretrained', **init)))
+    source, = find_pretrained(model)
+    return source
+
+
+def test_the_parameters_that_a_checkpoint_fills_are_counted(tmp_path: Path) -> None:
+    path = save(tmp_path / 'a.pth', VIT)
+    for prefix in ('backbone', 'backbone.'):
+        assert check_pretrained(sources(VIT, checkpoint=path, prefix=prefix)) == (True, (
+            '`model.backbone.init_cfg`: 30 of the 30 parameters of VisionTransformer are in '
+            f'{path} below {prefix!r}'))
+    larger = sources(dict(VIT, img_size=24), checkpoint=path, prefix='backbone')
+    assert check_pretrained(larger)[1].endswith("below 'backbone', 1 of them resized")
+    deeper = sources(dict(VIT, arch=dict(ARCH, num_layers=3)), checkpoint=path, prefix='backbone')
+    assert check_pretrained(deeper) == (False, (
+        f'`model.backbone.init_cfg`: 30 of the 42 parameters of VisionTransformer are in {path} '
+        "below 'backbone'; missing: layers.2.ln1.weight, layers.2.ln1.bias and 10 more"))
+
+
+def test_what_is_counted_is_what_the_host_loads(tmp_path: Path) -> None:
+    path = save(tmp_path / 'a.pth', VIT)
+    for prefix, loads in (('backbone', True), (None, False)):
+        source = sources(VIT, checkpoint=path, prefix=prefix)
+        if loads:
+            assert check_pretrained(source)[0]
+        else:
+            with pytest.raises(ValueError, match='0 of the 30 parameters'):
+                check_pretrained(source)
+        source.module.init_weights()
+        expected = torch.load(path)['state_dict']['backbone.layers.0.attn.qkv.weight']
+        assert torch.equal(source.module.layers[0].attn.qkv.weight, expected) is loads
+
+
+@pytest.mark.parametrize(('before', 'place', 'given', 'advice'), [
+    ('backbone.', 'state_dict', None, "set `model.backbone.init_cfg.prefix='backbone'`"),
+    ('backbone.', 'state_dict', 'bakbone', "set `model.backbone.init_cfg.prefix='backbone'`"),
+    ('', 'state_dict', 'backbone', 'leave out `model.backbone.init_cfg.prefix`'),
+    ('module.backbone.', 'state_dict', 'backbone',
+     "set `model.backbone.init_cfg.prefix='module.backbone'`"),
+    ('model.backbone.', 'state_dict', 'backbone',
+     "set `model.backbone.init_cfg.prefix='model.backbone'`"),
+    ('backbone.', 'model', 'backbone',
+     "below 'model', where MMEngine does not look: save them as `state_dict`"),
+    ('module.backbone.', 'ema_state_dict', 'backbone',
+     "below 'ema_state_dict', where MMEngine does not look: save them as `state_dict`"),
+    ('backbone.blocks.', 'state_dict', 'backbone', 'tools/convert_checkpoint.py'),
+])
+def test_a_checkpoint_that_fills_few_says_what_to_change(
+        before: str, place: str, given: str | None, advice: str, tmp_path: Path) -> None:
+    path = save(tmp_path / 'a.pth', VIT, before)
+    state = torch.load(path)['state_dict']
+    if 'blocks' in before:
+        state = {key.replace('.layers.', '.'): value for key, value in state.items()}
+        state = {key: value[..., :1] for key, value in state.items()}
+    torch.save({place: state}, path)
+    with pytest.raises(ValueError, match='`model.backbone.init_cfg`: 0 of the 30 parameters of '
+                                         'VisionTransformer') as error:
+        check_pretrained(sources(VIT, checkpoint=path, prefix=given))
+    assert str(error.value).endswith(advice)
+
+
+def test_a_checkpoint_that_there_is_not_is_named_with_its_key(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match='`model.backbone.init_cfg`: there is no checkpoint nowhere'):
+        check_pretrained(sources(VIT, checkpoint='nowhere.pth', prefix='backbone'))
+    torch.save([1], tmp_path / 'a.pth')
+    with pytest.raises(ValueError, match='expected a dict of tensors, but got a list'):
+        check_pretrained(sources(VIT, checkpoint=str(tmp_path / 'a.pth')))
+
+
+def test_named_weights_are_counted_as_well(tmp_path: Path) -> None:
+    path = save(tmp_path / 'a.pth', VIT)
+    state = torch.load(path)['state_dict']
+    torch.save(dict(state_dict=state, ema_state_dict={
+        f'module.{key}': value for key, value in state.items()}), path)
+    for which in ('ema', 'model'):
+        assert check_pretrained(sources(VIT, checkpoint=f'{which}:{path}', prefix='backbone'))[0]
+
+
+def classifier(path: str) -> Pretrained:
+    """A whole model that starts from a checkpoint, by the short key."""
+    cfg = load_config(CONFIGS / 'digits/deit-nano_digits.py').model.to_dict()
+    cfg = dict(cfg, type='mmpretrain.ImageClassifier', pretrained=path)
+    cfg['head'] = dict(type='mmpretrain.VisionTransformerClsHead', in_channels=48, num_classes=10)
+    cfg['backbone'] = dict(cfg['backbone'], type='mmpretrain.VisionTransformer',
+                           out_type='cls_token')
+    source, = find_pretrained(MODELS.build(cfg), cfg)
+    return source
+
+
+def test_a_head_of_other_classes_is_said_and_no_failure(tmp_path: Path) -> None:
+    path = str(tmp_path / 'a.pth')
+    cfg = classifier(path)
+    torch.save(cfg.module.state_dict(), path)
+    assert check_pretrained(cfg) == (True, (
+        f'`model.pretrained`: 56 of the 56 parameters of ImageClassifier are in {path}'))
+    other = classifier(path)
+    other.module.head.layers.head = nn.Linear(48, 3)
+    assert check_pretrained(other) == (False, (
+        f'`model.pretrained`: 54 of the 56 parameters of ImageClassifier are in {path}; of another '
+        'shape: head.layers.head.weight, head.layers.head.bias'))
+    torch.save(other.module.backbone.state_dict(), path)
+    with pytest.raises(ValueError, match=re.escape(
+            "they are those of `backbone` alone: set `model.backbone.init_cfg=dict(type='Pretrained"
+            "', checkpoint=...)` instead")):
+        check_pretrained(classifier(path))
+
+
+def test_lists_and_overrides_are_found(tmp_path: Path) -> None:
+    part = dict(type='Pretrained', checkpoint='part.pth', prefix='patch_embed')
+    model = MODELS.build(dict(VIT, init_cfg=[
+        dict(type='Constant', layer='Linear', val=0., override=dict(part, name='patch_embed')),
+        dict(type='mmengine.Pretrained', checkpoint='whole.pth')]))
+    assert [(each.key, type(each.module).__name__, each.checkpoint, each.prefix)
+            for each in find_pretrained(model)] == [
+        ('model.init_cfg[0].override', 'PatchEmbed', 'part.pth', 'patch_embed'),
+        ('model.init_cfg[1]', 'VisionTransformer', 'whole.pth', None)]
+
+
+def test_the_checkpoint_among_several_init_cfgs_is_found(tmp_path: Path) -> None:
+    path = save(tmp_path / 'a.pth', VIT)
+    cfg = detector(dict(VIT, out_type='featmap'), path)
+    cfg.model.backbone.init_cfg = [dict(type='TruncNormal', layer='Linear'),
+                                   cfg.model.backbone.init_cfg]
+    assert pretrained_of(cfg) == path
+    cfg.model.backbone.init_cfg.pop()
+    assert pretrained_of(cfg) is None
 
 
 def test_timm_models_fill_those_of_mmpretrain(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def main() -> int:
         cfg.merge_from_dict(args.cfg_options or {})
         gpus = args.gpus or planned_gpus(args.config)
         print(f'preflight of {args.config} for {counted(gpus, "GPU")}', flush=True)
-        found = preflight(cfg, gpus, args.batch_size, args.steps, args.sample,
+        found = preflight(cfg, gpus, args.batch_size, args.steps, args.sample, args.config,
                           tell=lambda check: print(check_line(check), flush=True))
         if args.out is not None:
             args.out.parent.mkdir(parents=True, exist_ok=True)

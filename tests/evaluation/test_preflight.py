@@ -1,24 +1,32 @@
 """Dry runs: what passes, what fails and what is said of it, and estimates against closed forms."""
 import json
+import re
 import subprocess
 import sys
+from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+from mmpretrain.registry import MODELS
 from PIL import Image
 
 from mmdiverse.config import CONFIGS, load_config
 from mmdiverse.evaluation.preflight import (
     IMAGENET_1K,
+    Check,
     FirstBatches,
     Preflight,
     planned_gpus,
     preflight,
 )
 from mmdiverse.report.preflight import check_line, terms_table, to_json
-from tests.runs import digits_config
+from tests.runs import digits_config, train
 
 ROOT = Path(__file__).resolve().parents[2]
 # Of ImageNet's 1,000, so that a sample lacks most.
@@ -184,6 +192,215 @@ def test_another_number_of_classes_fails(sample: Path) -> None:
     found = preflight(small(**{'model.head.num_classes': 10}), 8, 2, 1, sample)
     assert found.checks[-1].verdict == 'failed'
     assert 'the training data have 1000 classes, but the head has 10' in found.checks[-1].text
+
+
+@HOOKS.register_module()
+class Watcher(Hook):
+    """Keeps what a hook sees of the latest run."""
+
+    latest: 'Watcher'
+
+    def before_train(self, runner: Runner) -> None:
+        Watcher.latest = self
+        self.losses: list[float] = []
+        self.rates: list[float] = []
+        self.lengths = (runner.max_epochs, runner.max_iters, len(runner.train_dataloader),
+                        runner.train_dataloader.batch_size,
+                        runner.val_loop and runner.val_dataloader.batch_size)
+        self.kinds = [type(hook).__name__ for hook in runner.hooks
+                      if not type(hook).__name__.startswith('_')]
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any | None = None,
+                         outputs: dict | None = None) -> None:
+        self.losses.append(outputs['loss'].item())
+        self.rates.append(runner.optim_wrapper.get_lr()['lr'][0])
+
+
+BY_ITERATION = dict(
+    train_cfg=dict(by_epoch=False, max_iters=10, val_interval=4),
+    param_scheduler=[dict(type='LinearLR', start_factor=0.1, by_epoch=False, end=3),
+                     dict(type='CosineAnnealingLR', by_epoch=False, begin=3)],
+    default_hooks=dict(checkpoint=dict(type='mmdiverse.SafeCheckpointHook', by_epoch=False,
+                                       interval=4)),
+    log_processor=dict(by_epoch=False))
+BY_EPOCH = dict(param_scheduler=[dict(type='LinearLR', start_factor=0.1, end=1,
+                                      convert_to_iter_based=True)],
+                default_hooks=dict(checkpoint=dict(type='CheckpointHook', interval=1)))
+
+
+def watched(work_dir: Path, *, by_epoch: bool, **options: Any) -> Config:
+    """A diversified run of batches of another size in validation, as a Watcher sees it."""
+    cfg = digits(work_dir, **{'train_cfg.max_epochs': 3, 'val_dataloader.batch_size': 16})
+    for key, value in (BY_EPOCH if by_epoch else BY_ITERATION).items():
+        cfg[key] = deepcopy(value)
+    if not by_epoch:
+        cfg.train_dataloader.sampler = dict(type='InfiniteSampler', shuffle=True)
+    cfg.custom_hooks.append(dict(type='Watcher'))
+    cfg.randomness = dict(seed=3)
+    cfg.auto_scale_lr.base_batch_size = 8
+    cfg.merge_from_dict(options)
+    return cfg
+
+
+class Enough(Exception):
+    """Ends a dry run whose further checks are not looked at."""
+
+
+def checks_up_to(name: str, cfg: Config, **options: Any) -> list[Check]:
+    """The checks of a dry run, which ends after the last of this name."""
+    found: list[Check] = []
+
+    def tell(check: Check) -> None:
+        if found and found[-1].name == name != check.name:
+            raise Enough
+        found.append(check)
+
+    try:
+        preflight(cfg, tell=tell, **{'gpus': 1, 'steps': 1, **options})
+    except Enough:
+        pass
+    return [check for check in found if check.name == name]
+
+
+@pytest.mark.parametrize('by_epoch', [True, False])
+def test_the_run_that_is_tried_is_the_real_one(by_epoch: bool, tmp_path: Path) -> None:
+    options = {} if by_epoch else {'optim_wrapper.accumulative_counts': 2,
+                                   'auto_scale_lr.base_batch_size': 16}
+    train(watched(tmp_path / 'run', by_epoch=by_epoch, **options))
+    real = Watcher.latest
+    found = preflight(watched(tmp_path / 'run', by_epoch=by_epoch, **options), gpus=1, steps=5)
+    tried = Watcher.latest
+    assert found.ok, found.checks
+    assert real is not tried and len(real.losses) > 5  # 5 steps lie beyond the first epoch
+    assert tried.losses[:5] == real.losses[:5] and tried.rates[:5] == real.rates[:5]
+    assert tried.lengths == real.lengths and tried.kinds == real.kinds
+    assert all(0 < term.gradient_share < 1 for term in found.terms) and found.terms
+
+
+@pytest.fixture(scope='module')
+def odd(tmp_path_factory: pytest.TempPathFactory) -> Preflight:
+    """A run that validates after 4 steps, by metrics that are no numbers as well, and saves none.
+
+    It would publish its logs.
+    """
+    folder = tmp_path_factory.mktemp('odd')
+    cfg = watched(folder / 'run', by_epoch=False, **{'default_hooks.checkpoint': None})
+    cfg.val_evaluator = [dict(type='SingleLabelMetric', items=['precision'], average=None),
+                         dict(type='Accuracy', topk=(1, )), dict(type='ConfusionMatrix')]
+    cfg.visualizer = dict(type='Visualizer', save_dir=str(folder / 'logs'), vis_backends=[
+        dict(type='LocalVisBackend'), dict(type='WandbVisBackend')])
+    found = preflight(cfg, gpus=1, steps=1)
+    assert not list(folder.iterdir())
+    return found
+
+
+def test_validation_is_tried_though_it_comes_later(odd: Preflight) -> None:
+    assert odd.ok and text(odd, 'validation').startswith('16 images, ')
+    assert '10 steps of' in text(odd, 'time') and 'and 2 validations;' in text(odd, 'time')
+
+
+def test_metrics_that_are_no_numbers_are_left_out(odd: Preflight) -> None:
+    assert re.fullmatch(r'16 images, accuracy/top1 \d+\.\d\d', text(odd, 'validation'))
+
+
+def test_one_thing_is_no_plural(odd: Preflight) -> None:
+    assert text(odd, 'training').startswith('1 step of 8 images')
+    assert 'on 1 GPU like' in text(odd, 'time')
+
+
+def test_logs_go_to_no_service(odd: Preflight) -> None:
+    assert text(odd, 'model').endswith('; tried in one process, without WandbVisBackend')
+
+
+def test_a_run_without_checkpoints_needs_no_disk(odd: Preflight) -> None:
+    assert odd.estimates['bytes_on_disk'] == 0
+    assert text(odd, 'disk') == 'no checkpoints: `default_hooks.checkpoint` saves none'
+
+
+def test_a_run_shorter_than_the_steps_is_tried_whole(tmp_path: Path) -> None:
+    cfg = watched(tmp_path, by_epoch=True, **{'train_cfg.max_epochs': 1})
+    found = preflight(cfg, gpus=1, steps=50)
+    assert found.ok and '3 steps of 8 images' in text(found, 'training')
+    assert all(0 < term.gradient_share < 1 for term in found.terms)
+
+
+def test_a_data_set_smaller_than_a_step_fails(tmp_path: Path) -> None:
+    cfg = watched(tmp_path, by_epoch=True, **{
+        'train_dataloader.num_batch_per_epoch': None, 'train_dataloader.batch_size': 10_000,
+        'train_dataloader.drop_last': True})
+    check, = checks_up_to('training data', cfg)
+    assert re.fullmatch(
+        r'ValueError: 1,\d{3} images, 10 classes, which are no step of 10000 images: lower '
+        '`train_dataloader.batch_size`, or set `train_dataloader.drop_last=False`', check.text)
+
+
+def test_a_metric_that_there_is_not_cannot_be_saved_by(tmp_path: Path) -> None:
+    cfg = watched(tmp_path, by_epoch=True)
+    cfg.default_hooks.checkpoint.update(save_best='accuracy/top7', rule='greater')
+    check, = checks_up_to('training', cfg)
+    assert check.text == (
+        "ValueError: `save_best` of CheckpointHook names 'accuracy/top7', but validation gives "
+        'accuracy/top1: set `default_hooks.checkpoint.save_best` to one of these')
+
+
+@pytest.mark.parametrize('batch_size', [None, 2])
+def test_the_scaled_rate_is_that_of_all_gpus(batch_size: int | None, tmp_path: Path) -> None:
+    cfg = watched(tmp_path, by_epoch=True, **{
+        'auto_scale_lr': dict(enable=True, base_batch_size=32), 'param_scheduler': []})
+    checks_up_to('training', cfg, gpus=8, batch_size=batch_size)
+    assert Watcher.latest.rates[0] == pytest.approx(cfg.optim_wrapper.optimizer.lr * 8 * 8 / 32)
+
+
+def test_images_that_the_loader_cannot_stack_fail(tmp_path: Path) -> None:
+    (tmp_path / 'crack').mkdir()
+    for height in (30, 40):
+        pixels = torch.zeros(height, 50, 3, dtype=torch.uint8).numpy()
+        Image.fromarray(pixels).save(tmp_path / 'crack' / f'{height}.png')
+    cfg = watched(tmp_path / 'run', by_epoch=True, **{
+        'train_dataloader.num_batch_per_epoch': None, 'val_dataloader': None, 'val_cfg': None,
+        'val_evaluator': None, 'model.head.num_classes': 1})
+    cfg.train_dataloader.dataset = dict(
+        type='CustomDataset', data_root=str(tmp_path), data_prefix='crack', with_label=False,
+        pipeline=[dict(type='LoadImageFromFile'), dict(type='PackInputs')])
+    check, = checks_up_to('training', cfg)
+    assert check.verdict == 'failed' and 'equal size' in check.text  # MMPretrain's default_collate
+
+
+def test_a_rate_for_other_steps_says_how_to_keep_it(tmp_path: Path) -> None:
+    cfg = watched(tmp_path, by_epoch=True)
+    check, = checks_up_to('learning rate', cfg, gpus=2)
+    assert check.verdict == 'failed' and check.text.endswith(
+        'or, if the rate is right for these steps, `auto_scale_lr.base_batch_size=16`')
+    cfg.auto_scale_lr.base_batch_size = 16
+    check, = checks_up_to('learning rate', cfg, gpus=2)
+    assert check.verdict == 'ok'
+    cfg.auto_scale_lr = None
+    check, = checks_up_to('learning rate', cfg, gpus=2)
+    assert check.text == (
+        'no `auto_scale_lr.base_batch_size` to check the learning rate against: the images for '
+        'which `optim_wrapper.optimizer.lr` is meant, 16 if for the steps of this run')
+
+
+def test_every_checkpoint_of_a_part_is_counted(tmp_path: Path) -> None:
+    cfg = watched(tmp_path / 'run', by_epoch=True)
+    path = str(tmp_path / 'weights.pth')
+    torch.save(dict(state_dict=MODELS.build(deepcopy(cfg.model)).state_dict()), path)
+    cfg.model.backbone.init_cfg = [
+        dict(type='TruncNormal', layer='Linear', std=.02),
+        dict(type='Pretrained', checkpoint=path, prefix='backbone')]
+    cfg.model.head.init_cfg = dict(type='Pretrained', checkpoint=path, prefix='head.')
+    cfg.load_from, cfg.resume = path, True
+    assert [(check.verdict, check.text) for check in checks_up_to('checkpoint', cfg)] == [
+        ('ok', '`model.backbone.init_cfg[1]`: 54 of the 54 parameters of VisionTransformer are in '
+               f"{path} below 'backbone'"),
+        ('ok', '`model.head.init_cfg`: 2 of the 2 parameters of PatchMixingClsHead are in '
+               f"{path} below 'head.'"),
+        ('ok', f'`load_from`: 56 of the 56 parameters of ImageClassifier are in {path}'),
+        ('note', '`resume` is not tried: the run starts anew here')]
+    cfg.model.backbone.init_cfg[1].prefix = 'bakbone'
+    check, = checks_up_to('checkpoint', cfg)
+    assert check.verdict == 'failed'
+    assert check.text.endswith("set `model.backbone.init_cfg[1].prefix='backbone'`")
 
 
 def test_a_broken_term_fails_before_training(sample: Path) -> None:
