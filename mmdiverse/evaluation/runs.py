@@ -4,16 +4,20 @@ import hashlib
 import io
 import json
 import logging
+import math
+import numbers
 import statistics
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from mmengine.config import Config
 from mmengine.fileio import put_text
 from mmengine.hooks import Hook
@@ -136,7 +140,8 @@ class Progress(Hook):
     def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
         self.epochs_left[self.kind] -= 1
         self._all_seconds[self.kind].append(time.perf_counter() - self._start)
-        scores = ', '.join(f'{name} {value:.2f}' for name, value in (metrics or {}).items()
+        scores = ', '.join(f'{name} {value:.2f}' for name, value in
+                           scalar_metrics(metrics or {}).items()
                            if not name.endswith('time'))
         print(f'{self.label}: epoch {runner.epoch}/{runner.max_epochs}, {scores} '
               f'({self._time_left()} left {self.scope})', file=self._console, flush=True)
@@ -187,6 +192,27 @@ def measure_classifier(runner: Runner) -> dict[str, Any]:
         metric=metric.removeprefix('val/'), accuracy=accuracy[-1], accuracy_per_epoch=accuracy,
         loss_per_epoch=[float(loss[i:i + steps].mean()) for i in range(0, len(loss), steps)],
         **redundancy)
+
+
+def scalar_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """The metrics of a validation that are single numbers, as MMEngine tells them apart.
+
+    Those of every class, such as of ``SingleLabelMetric(average=None)``, and matrices are left out.
+
+    Args:
+        metrics (Mapping[str, Any]): What an evaluator returns.
+
+    Returns:
+        dict[str, float]: By name, in order; a truth value is 0 or 1, and NaN stays. An array or a
+        tensor counts if it has one entry.
+    """
+    scalars = {}
+    for name, value in metrics.items():
+        if isinstance(value, (np.ndarray, torch.Tensor)) and math.prod(value.shape) == 1:
+            value = value.item()
+        if isinstance(value, (numbers.Real, np.bool_)):
+            scalars[name] = float(value)
+    return scalars
 
 
 def quiet_runner(cfg: Config) -> Runner:
