@@ -15,6 +15,7 @@ from mmengine.config import DictAction
 
 from mmdiverse.config import load_config
 from mmdiverse.evaluation.comparison import compare
+from mmdiverse.evaluation.runs import merge_options
 from mmdiverse.report.comparison import complete_pairs, format_table, plot_comparison
 
 
@@ -39,7 +40,7 @@ def main() -> int:
     work_dir = Path(args.work_dir or Path('work_dirs') / 'compare' / name)
     try:
         cfg = load_config(args.config)
-        cfg.merge_from_dict(args.cfg_options)
+        merge_options(cfg, args.cfg_options)
         results = compare(cfg, work_dir, range(args.seeds))
     except (OSError, ValueError) as error:
         sys.exit(f'{type(error).__name__}: {error}')

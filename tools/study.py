@@ -15,6 +15,7 @@ from pathlib import Path
 import mmdiverse  # noqa: F401  first: it says what to install where a host is missing
 
 # isort: split
+from mmdiverse.evaluation.interruption import explain_interruption
 from mmdiverse.evaluation.study import load_study, run_study, run_task, write_results
 
 
@@ -53,6 +54,8 @@ def main() -> int:
             ended = run_study(runs, command, args.jobs, args.devices)
             print(work_dir / 'results.csv')
         write_results(study, runs, work_dir / 'results.csv')
+    except KeyboardInterrupt as interruption:  # of a single run, which goes on where it was
+        sys.exit(explain_interruption(interruption))
     except (OSError, ValueError) as error:
         sys.exit(f'{type(error).__name__}: {error}')
     return int(not ended)

@@ -44,6 +44,9 @@ def main() -> None:
     try:
         study = load_study(args.study)
         results = args.results or Path('work_dirs') / 'study' / study.name / 'results.csv'
+        if not results.is_file():
+            raise FileNotFoundError(f'no results at {results}: call tools/study.py before, or say '
+                                    'by --results where they are')
         runs = Runs(read_results(results, study))
         if not runs.values:
             raise ValueError(f'{results}: no run has ended yet')
@@ -53,15 +56,19 @@ def main() -> None:
                   f'{study.name}-differences': differences_table(runs)}
         failed = [f'{model}, {arm}, seed {seed}: {status}'
                   for (model, arm, seed), status in runs.failed.items()]
-        text = '\n\n'.join([*tables.values(), *['\n'.join(failed)] * bool(failed)])
+        text = '\n\n'.join([*tables.values(), *runs.describe_ends(),
+                            *['\n'.join(failed)] * bool(failed)])
         (out / 'study.md').write_text(text + '\n', encoding='utf-8')
         for plot in (plot_accuracy, plot_similarity, plot_tradeoff):
             plot(runs, out / f'{plot.__name__.removeprefix("plot_")}.png')
         for path in args.insert:
             page = path.read_text(encoding='utf-8')
-            for name, table in tables.items():
-                if f'<!-- {name}: begin -->' in page:
-                    page = insert_table(page, name, table)
+            marked = [name for name in tables if f'<!-- {name}: begin -->' in page]
+            if not marked:
+                raise ValueError(f'--insert {path}: it has no mark for a table, such as '
+                                 f'`<!-- {study.name}-means: begin -->`')
+            for name in marked:
+                page = insert_table(page, name, tables[name])
             path.write_text(page, encoding='utf-8')
     except (OSError, ValueError) as error:
         sys.exit(f'{type(error).__name__}: {error}')

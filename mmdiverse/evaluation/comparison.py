@@ -7,7 +7,7 @@ from typing import Any
 from mmengine.config import Config
 
 from ..config import is_diversified, plain_twin
-from .runs import run_all, training_run
+from .runs import check_epochs, run_all, training_run
 
 ARMS = ('plain', 'diverse')
 
@@ -26,23 +26,23 @@ def compare(cfg: Config, work_dir: str | Path, seeds: Sequence[int]) -> list[dic
             and augmentation.
 
     Returns:
-        list[dict]: The result of each run; after Ctrl-C, of those that have ended. ``arm``,
-        ``seed``, ``accuracy`` (percent, after the last epoch), ``metric`` (its name),
-        ``accuracy_per_epoch``, ``loss_per_epoch`` (training, without diversity terms),
-        ``seconds_per_epoch`` (median, training only) and a list over blocks for each of
-        :data:`~mmdiverse.evaluation.runs.MEASURES`.
+        list[dict]: The result of each run; after Ctrl-C or SIGTERM, of those that have ended.
+        ``arm``, ``seed``, ``accuracy`` (percent, of the last validation), ``metric`` (its name: the
+        first that is a single number), ``accuracy_per_epoch`` and ``accuracy_epochs`` (of every
+        validation, and the epochs after which they were), ``loss_per_epoch`` and ``loss_epochs``
+        (training, without diversity terms), ``seconds_per_epoch`` (median, training only) and a
+        list over blocks for each of :data:`~mmdiverse.evaluation.runs.MEASURES`.
 
     Raises:
-        ValueError: If the config is not diversified or does not count epochs, or the folder holds
-            results of another config.
+        ValueError: If the config is not diversified, does not count epochs or does not validate the
+            last, if its metrics are no single numbers, or if the folder holds results of another
+            config.
         OSError: If the folder cannot be written.
     """
     if not is_diversified(cfg):
         raise ValueError('there is nothing to compare: the config holds no mmdiverse.DiversityHook '
                          'in `custom_hooks` and no patch-level mixing')
-    if 'max_epochs' not in cfg.train_cfg:
-        raise ValueError('compare counts epochs: `train_cfg` must hold `max_epochs`, but got '
-                         f'{dict(cfg.train_cfg)}')
+    check_epochs(cfg)
     twins = dict(zip(ARMS, (plain_twin(cfg), deepcopy(cfg))))
     return [result for result in run_all(
         [training_run(twins[arm], arm, seed, Path(work_dir) / arm / f'seed{seed}')

@@ -9,12 +9,12 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from ..config import CONFIGS, is_diversified, plain_twin
+from ..config import CONFIGS, is_diversified, plain_twin, type_name
 from ..datasets.digit_scenes import write_digit_scenes
 from ..transfer import backbone_config
 from .comparison import ARMS
 from .redundancy import measure_redundancy
-from .runs import Run, digest_of, run_all, training_run
+from .runs import Run, check_epochs, digest_of, run_all, training_run
 
 #: The third arm: fine-tuned from random weights.
 RANDOM = 'random'
@@ -59,17 +59,20 @@ def compare_downstream(configs: Mapping[str, Config], work_dir: str | Path, seed
         ``token_cosine_absolute``, a list over blocks, on the validation scenes.
 
     Raises:
-        ValueError: If the classifier is not diversified, a config does not count epochs or does not
-            evaluate these metrics, or a folder holds results of other configs.
+        ValueError: If the classifier is not diversified or may stop early, a config does not count
+            epochs or does not evaluate these metrics, or a folder holds results of other configs.
         OSError: If a folder cannot be written.
     """
     if not is_diversified(configs['pretraining']):
         raise ValueError('there is nothing to compare: the config of the pretraining holds no '
                          'mmdiverse.DiversityHook in `custom_hooks` and no patch-level mixing')
     for stage, cfg in configs.items():
-        if 'max_epochs' not in cfg.train_cfg:
-            raise ValueError(f'epochs are counted: `train_cfg` of the {stage} must hold '
-                             f'`max_epochs`, but got {dict(cfg.train_cfg)}')
+        check_epochs(cfg, f' of the {stage}')
+    hooks = [*(configs['pretraining'].get('custom_hooks') or []),
+             *configs['pretraining'].get('default_hooks', {}).values()]
+    if any(type_name(hook or {}) == 'EarlyStoppingHook' for hook in hooks):
+        raise ValueError('backbones are fine-tuned from the last epoch of their pretraining, which '
+                         'all must reach: take EarlyStoppingHook out of its `custom_hooks`')
     scenes = write_digit_scenes(Path(work_dir) / SCENES)
     twins = dict(zip(ARMS, (plain_twin(configs['pretraining']), configs['pretraining'])))
     runs = []

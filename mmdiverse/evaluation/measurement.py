@@ -1,5 +1,6 @@
 """What benchmarks share: clock, peak memory, names of machine and versions, a file of results."""
 import json
+import math
 import os
 import platform
 import statistics
@@ -19,6 +20,8 @@ from torch.profiler import ProfilerActivity, profile
 from ..version import __version__
 
 Result = dict[str, Any]
+#: Between two lines of progress in a file, at most.
+SECONDS_TO_LINE = 30.
 
 
 def time_call(function: Callable[[], Any], device: torch.device) -> float:
@@ -166,6 +169,9 @@ class ResultsFile:
 class ProgressLine:
     """A line on stderr that says what is being measured and how long all of it may take yet.
 
+    On a terminal the line is written over. In a file or a pipe it would never end: there, a new
+    line comes with every tenth of the work, and at least every half minute.
+
     Args:
         total (float): Work in all, in any unit.
     """
@@ -175,6 +181,8 @@ class ProgressLine:
         self._label = ''
         self._done = self._seconds = 0.
         self._last = 0.
+        self._tenths = 0
+        self._line_at = -math.inf
 
     def start(self, label: str) -> None:
         """Begin another part of the work."""
@@ -197,16 +205,26 @@ class ProgressLine:
 
     def end(self) -> None:
         """Leave the line empty."""
-        self._print('')
+        if sys.stderr.isatty():
+            self._write_over('')
 
     def _write(self) -> None:
         left = ''
         if self._done:
             seconds = round(max(self.left, 0.) * self._seconds / self._done)
             left = f', {seconds // 60}:{seconds % 60:02d} left'
-        self._print(f'{self._label}{left}')
+        if sys.stderr.isatty():
+            self._write_over(f'{self._label}{left}')
+            return
+        share = self._done / (self._done + max(self.left, 0.)) if self._done else 0.
+        # Sums of shares of the work may miss a tenth by a rounding error.
+        tenths = int(10 * share + 1e-9)
+        now = time.perf_counter()
+        if tenths > self._tenths or now - self._line_at >= SECONDS_TO_LINE:
+            self._tenths, self._line_at = tenths, now
+            print(f'{self._label}, {100 * share:.0f} %{left}', file=sys.stderr, flush=True)
 
     @staticmethod
-    def _print(text: str) -> None:
+    def _write_over(text: str) -> None:
         # Erase the rest of a longer line.
         print(f'\r{text:79}\r', end='', file=sys.stderr, flush=True)

@@ -1,11 +1,13 @@
 """Table and picture of a diversified model beside its plain twin."""
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..evaluation.runs import epochs_of
 from .markdown import aligned_table
 
 Result = dict[str, Any]
@@ -24,6 +26,61 @@ def complete_pairs(results: Sequence[Result]) -> list[tuple[Result, Result]]:
             if ('plain', seed) in arms and ('diverse', seed) in arms]
 
 
+def describe_ends(ends: Mapping[str, Mapping[int, int]]) -> str:
+    """Say which runs ended after which epoch, unless all ended after the same.
+
+    Args:
+        ends (Mapping[str, Mapping[int, int]]): For each arm and seed its last epoch.
+
+    Returns:
+        str: A sentence, or nothing.
+    """
+    if len({epoch for seeds in ends.values() for epoch in seeds.values()}) < 2:
+        return ''
+    arms = []
+    for arm, seeds in ends.items():
+        after: dict[int, list[str]] = {}
+        for seed, epoch in sorted(seeds.items(), key=lambda item: (item[1], item[0])):
+            after.setdefault(epoch, []).append(str(seed))
+        arms.append(f'{arm} after ' + ', '.join(
+            f'{epoch} (seed{"s" if len(names) > 1 else ""} {", ".join(names)})'
+            for epoch, names in after.items()))
+    return f'Runs ended after different epochs: {"; ".join(arms)}.'
+
+
+def _describe_ends(pairs: Sequence[tuple[Result, Result]]) -> str:
+    return describe_ends({arm: {run['seed']: epochs_of(run, 'loss')[-1] for run in runs}
+                          for arm, runs in zip(COLOURS, zip(*pairs))})
+
+
+def draw_curves(axes: Axes, curves: Sequence[Mapping[int, float]], label: str, opacity: float,
+                **style: Any) -> None:
+    """Draw the mean of curves as a line, and their range as a band, where all have a point.
+
+    A curve that has points where another has none is also drawn on its own, as a thin line.
+
+    Args:
+        axes (Axes): Where.
+        curves (Sequence[Mapping[int, float]]): Of each seed, values by epoch or block.
+        label (str): Of the line.
+        opacity (float): Of the band.
+        style: Of the line, at least its ``color``.
+    """
+    x = sorted(set.intersection(*(set(curve) for curve in curves)))
+    columns = [[curve[place] for curve in curves] for place in x]
+    # A point on its own makes no line.
+    marker = {} if len(x) > 1 else dict(marker='o', markersize=4)
+    axes.plot(x, [statistics.fmean(values) for values in columns], label=label,
+              **{**marker, **style})
+    axes.fill_between(x, [min(values) for values in columns], [max(values) for values in columns],
+                      color=style['color'], alpha=opacity, linewidth=0)
+    for curve in curves:
+        if len(curve) > len(x):
+            axes.plot(sorted(curve), [curve[place] for place in sorted(curve)], linewidth=0.6,
+                      color=style['color'], linestyle=style.get('linestyle', '-'))
+    axes.xaxis.get_major_locator().set_params(integer=True)
+
+
 def format_table(results: Sequence[Result]) -> str:
     """Markdown table of the means over seeds.
 
@@ -34,7 +91,8 @@ def format_table(results: Sequence[Result]) -> str:
         results (Sequence[dict]): From :func:`~mmdiverse.evaluation.comparison.compare`.
 
     Returns:
-        str: The table, or a line that says that no pair is complete.
+        str: The table, and a line below it if runs ended after different epochs; or a line that
+        says that no pair is complete.
     """
     pairs = complete_pairs(results)
     if not pairs:
@@ -48,7 +106,7 @@ def format_table(results: Sequence[Result]) -> str:
                                 for pair in pairs], 3))
     rows.append(paired_row('seconds per training epoch',
                            [[run['seconds_per_epoch'] for run in pair] for pair in pairs], 2))
-    return aligned_table(rows)
+    return '\n\n'.join(filter(None, [aligned_table(rows), _describe_ends(pairs)]))
 
 
 def count_seeds(pairs: Sequence[tuple[Result, Result]]) -> str:
@@ -85,7 +143,8 @@ def spread(values: Sequence[float], digits: int, sign: str = '') -> str:
 def plot_comparison(results: Sequence[Result], path: str | Path, title: str) -> None:
     """Draw accuracy and loss over epochs, and similarity over depth, of both twins.
 
-    Lines are means over seeds, bands their range.
+    Lines are means over seeds, bands their range, at epochs that all seeds have; thin lines are
+    seeds that have others. That runs ended after different epochs is said above.
 
     Args:
         results (Sequence[dict]): From :func:`~mmdiverse.evaluation.comparison.compare`, with at
@@ -95,7 +154,8 @@ def plot_comparison(results: Sequence[Result], path: str | Path, title: str) -> 
     """
     pairs = complete_pairs(results)
     figure = Figure(figsize=(11, 6.4), layout='constrained')
-    figure.suptitle(f'{title}, {count_seeds(pairs)}')
+    figure.suptitle('\n'.join(filter(None, [f'{title}, {count_seeds(pairs)}',
+                                             _describe_ends(pairs)])))
     top, bottom = figure.subfigures(2, 1)
     panels = [*zip(('accuracy_per_epoch', 'loss_per_epoch'), top.subplots(1, 2)),
               *zip(MEASURES, bottom.subplots(1, 3))]
@@ -103,17 +163,14 @@ def plot_comparison(results: Sequence[Result], path: str | Path, title: str) -> 
               'loss_per_epoch': 'training loss of the head', **MEASURES}
     for key, axes in panels:
         for arm, runs in zip(COLOURS, zip(*pairs)):
-            curves = list(zip(*(run[key] for run in runs)))
             # Blocks count from 0, as `layers` does.
-            x = range(len(curves)) if key in MEASURES else range(1, len(curves) + 1)
-            axes.plot(x, [statistics.fmean(points) for points in curves], color=COLOURS[arm],
-                      label=arm, marker='o' if key in MEASURES else None, markersize=4)
-            axes.fill_between(x, [min(points) for points in curves],
-                              [max(points) for points in curves], color=COLOURS[arm], alpha=0.2,
-                              linewidth=0)
+            curves = [dict(enumerate(run[key])) if key in MEASURES else
+                      dict(zip(epochs_of(run, key.removesuffix('_per_epoch')), run[key]))
+                      for run in runs]
+            marker = dict(marker='o', markersize=4) if key in MEASURES else {}
+            draw_curves(axes, curves, arm, 0.2, color=COLOURS[arm], **marker)
         axes.set_title(titles[key], fontsize=10)
         axes.set_xlabel('block' if key in MEASURES else 'epoch')
-        axes.xaxis.get_major_locator().set_params(integer=True)
         if key in MEASURES:
             axes.set_ylim(0, 1.03)
         axes.grid(alpha=0.3)

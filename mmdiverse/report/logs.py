@@ -2,6 +2,7 @@
 import os
 import runpy
 import sys
+from collections import Counter
 from typing import Any
 from unittest.mock import patch
 
@@ -32,9 +33,44 @@ def load_even_log(path: str) -> dict[str, list[dict[str, Any]]]:
     return log
 
 
+def load_log_for_script(path: str) -> dict[str, list[dict[str, Any]]]:
+    """Load an even log, in which the script that this process runs finds the right epochs.
+
+    Args:
+        path (str): Of ``scalars.json``.
+    """
+    log = load_even_log(path)
+    if 'plot_curve' in sys.argv:
+        _correct_last_epoch(log['train'])
+    elif 'cal_train_time' in sys.argv:
+        _comment_epochs(log['train'], path)
+    return log
+
+
+def _correct_last_epoch(lines: list[dict[str, Any]]) -> None:
+    """Have the script find how many iterations an epoch has, where a run ended within one.
+
+    It divides the iteration of the last line by the epoch of that line, which has not ended yet.
+    """
+    if lines and 'epoch' in lines[-1]:
+        iterations = max(line['step'] / line['epoch'] for line in lines)
+        lines[-1]['epoch'] = lines[-1]['step'] / iterations
+
+
+def _comment_epochs(lines: list[dict[str, Any]], path: str) -> None:
+    """Say what the script does not: which epoch it calls the first, and why it finds no time."""
+    epochs = Counter(line['epoch'] for line in lines if 'epoch' in line)
+    first = min(epochs, default=1)
+    if first != 1:
+        print(f'{path} begins with epoch {first}, which is called epoch 1 below.')
+    if 1 in epochs.values() and '--include-outliers' not in sys.argv:
+        print(f'{path} has epochs of one line, and without it no time (nan): add '
+              '--include-outliers, or log more often (`default_hooks.logger.interval`).')
+
+
 def analyze_logs() -> None:
     """Run MMPretrain's ``analyze_logs.py`` with the arguments of this process."""
     if '--out' in sys.argv:  # nothing to show, so no need of a screen
         os.environ.setdefault('MPLBACKEND', 'Agg')
-    with patch('mmpretrain.utils.load_json_log', load_even_log):
+    with patch('mmpretrain.utils.load_json_log', load_log_for_script):
         runpy.run_path(str(host_script('analysis_tools/analyze_logs.py')), run_name='__main__')

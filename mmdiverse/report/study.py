@@ -9,19 +9,21 @@ from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.stats import ttest_rel
 
 from ..evaluation.study import COLUMNS, ENDED, PLAIN, Study
-from .comparison import MEASURES, spread
+from .comparison import MEASURES, describe_ends, draw_curves, spread
 from .markdown import aligned_table
 
 Row = dict[str, Any]
-#: Of a run: accuracies of its epochs, or a value for each block, or one value.
-Values = dict[str, list[float]]
+#: Of a run, by measure: accuracies by epoch, values by block, or one value, under 0.
+Values = dict[str, dict[int, float]]
 #: What is compared, and digits after the point.
 COMPARED = {'accuracy': ('accuracy (%)', 2),
             **{measure: (label, 3) for measure, label in MEASURES.items()}}
+COSTS = {'seconds_per_epoch': ('s / epoch', 1), 'peak_memory_mib': ('memory (MiB)', 0)}
 
 
 def read_results(path: str | Path, study: Study) -> list[Row]:
@@ -35,14 +37,20 @@ def read_results(path: str | Path, study: Study) -> list[Row]:
         ValueError: If it is no such file, or holds results of another study or of other configs.
         OSError: If it cannot be read.
     """
-    with open(path, encoding='utf-8', newline='') as file:
-        reader = csv.DictReader(file)
-        if tuple(reader.fieldnames or ()) != COLUMNS:
-            raise ValueError(f'{path} must have the columns {list(COLUMNS)}, but has '
-                             f'{reader.fieldnames}')
-        rows = list(reader)
+    try:
+        with open(path, encoding='utf-8', newline='') as file:
+            reader = csv.DictReader(file)
+            columns, rows = tuple(reader.fieldnames or ()), list(reader)
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ValueError(f'{path} must be the results of a study as CSV, but cannot be read: '
+                         f'{error}') from None
+    if columns != COLUMNS:
+        raise ValueError(f'{path} must have the columns {list(COLUMNS)}, but has {list(columns)}')
     configs = {(run.kind, run.arm): run.digest for run in study.runs('')}
-    for row in rows:
+    for line, row in enumerate(rows, start=2):
+        if not _is_whole(row):
+            raise ValueError(f'line {line} of {path} is cut short, or no result: '
+                             f'{[*row.values()]}; call tools/study.py again, which writes it anew')
         if row['study'] != study.name:
             raise ValueError(f'{path} holds results of the study {row["study"]!r}, not of '
                              f'{study.name!r}')
@@ -55,6 +63,19 @@ def read_results(path: str | Path, study: Study) -> list[Row]:
     return rows
 
 
+def _is_whole(row: Row) -> bool:
+    """Whether a row has all columns, and numbers where there must be numbers."""
+    if None in row or None in row.values():  # of cells that are too many, or too few
+        return False
+    try:
+        int(row['seed'])
+        int(row['epoch'] or row['block'] or 0)
+        float(row['value'] or 0)
+    except ValueError:
+        return False
+    return row['status'] != ENDED or '' not in (row['measure'], row['value'])
+
+
 class Runs:
     """The runs of a study that have ended.
 
@@ -62,8 +83,11 @@ class Runs:
         rows (Sequence[dict]): From :func:`read_results`.
 
     Attributes:
-        values (dict): Of each model, arm and seed, by measure, the values in order.
+        values (dict): Of each model, arm and seed, by measure, the values by epoch or block.
         failed (dict): The status of each that failed.
+
+    Raises:
+        ValueError: If a run lacks a measure.
     """
 
     def __init__(self, rows: Sequence[Row]) -> None:
@@ -72,10 +96,17 @@ class Runs:
         for row in rows:
             key = row['model'], row['arm'], int(row['seed'])
             if row['status'] == ENDED:
-                self.values.setdefault(key, defaultdict(list))[row['measure']].append(
-                    float(row['value']))
+                place = int(row['epoch'] or row['block'] or 0)
+                self.values.setdefault(key, defaultdict(dict))[row['measure']][place] = \
+                    float(row['value'])
             else:
                 self.failed[key] = row['status']
+        for (model, arm, seed), values in self.values.items():
+            missing = {*COMPARED, *COSTS} - values.keys()
+            if missing:
+                raise ValueError(f'the results of {model}, {arm}, seed {seed} lack '
+                                 f'{sorted(missing)}; call tools/study.py again, which writes them '
+                                 'anew')
 
     def arms(self) -> dict[str, list[str]]:
         """The arms of each model, in order."""
@@ -90,9 +121,21 @@ class Runs:
         return sorted(seed for *key, seed in self.values if key == [model, arm])
 
     def final(self, model: str, arm: str, measure: str, seeds: Sequence[int]) -> list[float]:
-        """Of each seed the accuracy of the last epoch, or the mean over the blocks."""
+        """Of each seed the accuracy of the last validation, or the mean over the blocks."""
         series = [self.values[model, arm, seed][measure] for seed in seeds]
-        return [each[-1] if measure == 'accuracy' else statistics.fmean(each) for each in series]
+        return [each[max(each)] if measure == 'accuracy' else statistics.fmean(each.values())
+                for each in series]
+
+    def describe_ends(self) -> list[str]:
+        """Of each model whose runs ended after different epochs, a sentence that says so."""
+        sentences = []
+        for model, arms in self.arms().items():
+            ends = {arm: {seed: max(self.values[model, arm, seed]['accuracy'])
+                          for seed in self.seeds(model, arm)} for arm in arms}
+            sentence = describe_ends(ends)
+            if sentence:
+                sentences.append(f'{model}: {sentence}')
+        return sentences
 
 
 def means_table(runs: Runs) -> str:
@@ -104,15 +147,14 @@ def means_table(runs: Runs) -> str:
     Args:
         runs (Runs): Of a study.
     """
-    rows = [('model', 'arm', 'seeds', *(label for label, _ in COMPARED.values()), 's / epoch',
-             'memory (MiB)')]
+    measured = {**COMPARED, **COSTS}
+    rows = [('model', 'arm', 'seeds', *(label for label, _ in measured.values()))]
     for model, arms in runs.arms().items():
         for arm in arms:
             seeds = runs.seeds(model, arm)
             rows.append((model, arm, str(len(seeds)), *(
                 spread(runs.final(model, arm, measure, seeds), digits)
-                for measure, (_, digits) in {**COMPARED, 'seconds_per_epoch': ('', 1),
-                                             'peak_memory_mib': ('', 0)}.items())))
+                for measure, (_, digits) in measured.items())))
     return aligned_table(rows, labels=2)
 
 
@@ -146,7 +188,10 @@ def _interval(values: Sequence[float], plain: Sequence[float], digits: int) -> s
 
 
 def plot_accuracy(runs: Runs, path: str | Path) -> None:
-    """Draw validation accuracy over epochs; lines are means over seeds, bands their range.
+    """Draw validation accuracy over epochs.
+
+    Lines are means over seeds, bands their range, at epochs that all seeds have; thin lines are
+    seeds that have others. That runs ended after different epochs is said above.
 
     Args:
         runs (Runs): Of a study.
@@ -155,9 +200,9 @@ def plot_accuracy(runs: Runs, path: str | Path) -> None:
     figure, panels, styles = _figure(runs, 1)
     for model, (axes,) in panels.items():
         for arm in runs.arms()[model]:
-            _draw_mean(axes, [runs.values[model, arm, seed]['accuracy']
-                              for seed in runs.seeds(model, arm)], styles[arm], arm, first=1)
+            _draw_mean(axes, runs, model, arm, 'accuracy', styles[arm])
         axes.set(title=model, xlabel='epoch', ylabel='accuracy (%)')
+    figure.suptitle('\n'.join(runs.describe_ends()), fontsize=8)
     _save(figure, panels, path)
 
 
@@ -172,8 +217,7 @@ def plot_similarity(runs: Runs, path: str | Path) -> None:
     for model, row in panels.items():
         for axes, (measure, label) in zip(row, MEASURES.items()):
             for arm in runs.arms()[model]:
-                _draw_mean(axes, [runs.values[model, arm, seed][measure]
-                                  for seed in runs.seeds(model, arm)], styles[arm], arm, first=0)
+                _draw_mean(axes, runs, model, arm, measure, styles[arm])
             axes.set(title=f'{model}: {label}', xlabel='block', ylim=(0, None))
     _save(figure, panels, path)
 
@@ -222,13 +266,9 @@ def _figure(runs: Runs, columns: int) -> tuple[Figure, dict[str, np.ndarray], di
     return figure, dict(zip(runs.arms(), grid)), styles
 
 
-def _draw_mean(axes: Any, series: Sequence[Sequence[float]], style: _Style, label: str,
-               first: int) -> None:
-    points = np.array(series)
-    x = range(first, first + points.shape[1])
-    axes.plot(x, points.mean(0), color=style.colour, linestyle=style.line, label=label)
-    axes.fill_between(x, points.min(0), points.max(0), color=style.colour, alpha=0.15, linewidth=0)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+def _draw_mean(axes: Axes, runs: Runs, model: str, arm: str, measure: str, style: _Style) -> None:
+    draw_curves(axes, [runs.values[model, arm, seed][measure] for seed in runs.seeds(model, arm)],
+                arm, 0.15, color=style.colour, linestyle=style.line)
 
 
 def _save(figure: Figure, panels: dict[str, np.ndarray], path: str | Path) -> None:

@@ -157,6 +157,13 @@ def test_plain_pretraining_is_refused(configs, tmp_path: Path) -> None:
         compare_downstream(configs, tmp_path, [0])
 
 
+def test_pretraining_that_may_stop_early_is_refused(configs, tmp_path: Path) -> None:
+    configs['pretraining'].custom_hooks.append(
+        dict(type='EarlyStoppingHook', monitor='accuracy/top1'))
+    with pytest.raises(ValueError, match='EarlyStoppingHook out of its `custom_hooks`'):
+        compare_downstream(configs, tmp_path, [0])
+
+
 def test_stage_that_counts_iterations_is_refused(configs, tmp_path: Path) -> None:
     configs['segmentation'].train_cfg = dict(type='IterBasedTrainLoop', max_iters=3)
     with pytest.raises(ValueError, match='`train_cfg` of the segmentation must hold `max_epochs`'):

@@ -1,14 +1,18 @@
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from mmengine.config import Config
+from mmengine.runner import Runner
 
 from mmdiverse.config import plain_twin
 from mmdiverse.evaluation import runs
 from mmdiverse.evaluation.comparison import compare
-from tests.runs import DIGITS, digits_config
+from tests.runs import DIGITS, Interrupt, Interrupted, digits_config
 
 TOOL = Path(__file__).parents[2] / 'tools' / 'compare.py'
 OPTIONS = ['train_cfg.max_epochs=1', 'train_dataloader.num_batch_per_epoch=2',
@@ -33,7 +37,6 @@ def test_command_trains_both_and_writes_table_json_and_picture(tmp_path: Path) -
 
 
 def test_twins_start_from_the_same_weights_and_see_the_same_data(tmp_path: Path) -> None:
-    from mmengine.runner import Runner
     cfg = digits_config('deit-nano_diverse_digits', tmp_path)
     firsts = []
     for number, arm in enumerate((cfg, plain_twin(cfg))):
@@ -86,6 +89,69 @@ def test_unwritable_work_dir_is_refused(tmp_path: Path) -> None:
     done = run_tool(DIGITS / 'vit-nano_diverse_digits.py', tmp_path / 'file' / 'runs')
     assert done.returncode == 1
     assert str(tmp_path / 'file') in done.stderr and 'Traceback' not in done.stderr
+
+
+def test_epochs_and_metrics_are_those_that_were_logged(tmp_path: Path) -> None:
+    cfg = digits_config('vit-nano_diverse_digits', tmp_path, epochs=9, batches=2)
+    cfg.train_cfg.update(val_begin=2, val_interval=3, dynamic_intervals=[(6, 1)])
+    # Of which the first gives lists and the second a matrix.
+    cfg.val_evaluator = [dict(type='SingleLabelMetric', average=None),
+                         dict(type='ConfusionMatrix'), dict(type='Accuracy', topk=(1,))]
+    cfg.custom_hooks.append(dict(type='EarlyStoppingHook', monitor='accuracy/top1', patience=2,
+                                 min_delta=200.))
+    results = compare(cfg, tmp_path, [0])
+    for result in results:
+        assert result['metric'] == 'accuracy/top1'
+        assert result['accuracy_epochs'] == [3, 5, 6]
+        assert result['loss_epochs'] == [1, 2, 3, 4, 5, 6]
+        assert len(result['accuracy_per_epoch']) == 3 and len(result['loss_per_epoch']) == 6
+        assert result['accuracy'] == result['accuracy_per_epoch'][-1]
+        # MMEngine's own log of the run.
+        path, = (tmp_path / result['arm'] / 'seed0').glob('*/vis_data/scalars.json')
+        logged = [json.loads(line) for line in path.read_text().splitlines()]
+        assert {line['step']: line['accuracy/top1'] for line in logged if 'accuracy/top1' in line} \
+            == dict(zip(result['accuracy_epochs'], result['accuracy_per_epoch']))
+
+
+def test_a_run_that_goes_on_has_the_curves_of_one_that_was_never_interrupted(
+        tmp_path: Path, monkeypatch) -> None:
+    def resume(folder: str) -> dict[str, Any]:
+        run = runs.training_run(cfg, folder, 0, tmp_path / folder)
+        return runs.train(run, runs.Progress([run]))
+
+    def interrupted(cfg: Config) -> Runner:
+        runner = build(cfg)
+        runner.register_hook(Interrupt())
+        return runner
+
+    cfg = digits_config('vit-nano_digits', tmp_path, epochs=3, batches=2,
+                        custom_hooks=[dict(type='mmdiverse.EpochSeedHook')])
+    build = runs.quiet_runner
+    whole = resume('whole')
+    monkeypatch.setattr(runs, 'quiet_runner', interrupted)
+    with pytest.raises(Interrupted):
+        resume('parts')
+    monkeypatch.setattr(runs, 'quiet_runner', build)
+    parts = resume('parts')
+    assert whole['accuracy_epochs'] == whole['loss_epochs'] == [1, 2, 3]
+    for key in ('accuracy_epochs', 'accuracy_per_epoch', 'loss_epochs', 'loss_per_epoch'):
+        assert parts[key] == whole[key]
+
+
+@pytest.mark.parametrize('option, message', [
+    ('val_evaluator=None', '`val_evaluator` must be given'),
+    ('custom_hooks.7.type=X', 'the option custom_hooks.7.type='),
+    ('train_cfg.val_begin=2', '`train_cfg.val_begin` must be at most `max_epochs`, 1'),
+])
+def test_configs_that_cannot_be_compared_are_refused_in_one_sentence(
+        option: str, message: str, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(sys, 'argv', [
+        str(TOOL), str(DIGITS / 'vit-nano_diverse_digits.py'), '--work-dir', str(tmp_path),
+        '--cfg-options', *OPTIONS, option])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(TOOL), run_name='__main__')
+    assert message in end.value.code and '\n' not in end.value.code
+    assert not [*tmp_path.iterdir()]
 
 
 def test_run_that_counts_iterations_is_refused(tmp_path: Path) -> None:

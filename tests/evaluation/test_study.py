@@ -1,19 +1,30 @@
 """A study of nano models on the digits, cut down to a few steps."""
+import argparse
+import contextlib
 import csv
 import json
+import math
+import multiprocessing
 import os
+import re
 import runpy
+import select
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 import yaml
+from mmengine.config import ConfigDict, DictAction
 
 from mmdiverse.evaluation import study as module
+from mmdiverse.evaluation.runs import MEASURES, Progress, Run, load_result
 from mmdiverse.evaluation.study import COLUMNS, load_study, run_study, run_task, write_results
 from tests.runs import CONFIGS, DIGITS
 
@@ -215,6 +226,140 @@ def start(path: Path, work_dir: Path) -> subprocess.Popen:
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
 
 
+@pytest.mark.parametrize('threads, jobs, shown', [
+    ('3', 2, '3'), (None, 10**6, '1'), ('', 10**6, '1')])
+def test_threads_are_those_of_the_user_or_shared(tmp_path: Path, monkeypatch, capfd,
+                                                 threads: str | None, jobs: int, shown: str
+                                                 ) -> None:
+    if threads is None:
+        monkeypatch.delenv('OMP_NUM_THREADS', raising=False)
+    else:
+        monkeypatch.setenv('OMP_NUM_THREADS', threads)
+    monkeypatch.setattr(os, 'cpu_count', lambda: 8)
+    runs = load_study(write_study(tmp_path)).runs(tmp_path)
+    run_study(runs[:1], [sys.executable, '-c', 'import os; print(os.environ["OMP_NUM_THREADS"])'],
+              jobs=jobs)
+    assert capfd.readouterr().out.splitlines()[1] == shown
+
+
+#: In the place of a run: says its number, and works on for ever.
+ENDLESS = ('import os, signal, time; {}; print("number", os.getpid(), flush=True); '
+           'time.sleep(600)')
+
+
+def endless_study(runs: list[Run], output: Path, before: str) -> None:
+    """What a process does that is a study, started in the background of a script."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with open(output, 'w') as file, contextlib.redirect_stdout(file):
+        ended = run_study(runs, [sys.executable, '-c', ENDLESS.format(before)], jobs=2)
+    sys.exit(int(not ended))
+
+
+def wait_for(condition: Callable[[], Any]) -> Any:
+    """What a condition gives as soon as that is true."""
+    deadline = time.monotonic() + 60
+    while not (found := condition()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return found
+
+
+@pytest.mark.parametrize('number, before', [
+    (signal.SIGTERM, 'pass'), (signal.SIGINT, 'pass'), (signal.SIGHUP, 'pass'),
+    (signal.SIGTERM, 'signal.signal(signal.SIGTERM, signal.SIG_IGN)')],
+    ids=['SIGTERM', 'SIGINT', 'SIGHUP', 'deaf'])
+def test_a_study_that_is_ended_ends_its_runs(tmp_path: Path, monkeypatch, number: signal.Signals,
+                                             before: str) -> None:
+    monkeypatch.setattr(module, 'SECONDS_TO_END', 1.)
+    runs = load_study(write_study(tmp_path)).runs(tmp_path)
+    output = tmp_path / 'output'
+    # It has imported all that it needs, as this process has.
+    process = multiprocessing.get_context('fork').Process(
+        target=endless_study, args=(runs, output, before))
+    process.start()
+
+    def numbers() -> list[int]:
+        text = output.read_text() if output.exists() else ''
+        return [int(word) for word in re.findall(r'number (\d+)\n', text)]
+
+    wait_for(lambda: len(numbers()) == 2)
+    os.kill(process.pid, number)
+    process.join(60)
+    assert process.exitcode == 1
+    for each in numbers():
+        with pytest.raises(ProcessLookupError):
+            os.kill(each, 0)
+    assert output.read_text().splitlines()[-1] == (
+        f'Interrupted by {number.name}. Finished runs are kept; the same command goes on from '
+        'here.')
+    assert not [*tmp_path.rglob('failure.json')]
+
+
+def study_and_run(pipe: tuple[int, int]) -> None:
+    """A study that is a process with another one, which writes when it will end with it."""
+    os.environ[module.STUDY] = str(os.getpid())
+    if os.fork() == 0:
+        os.close(pipe[0])
+        module._end_with_study()
+        os.write(pipe[1], b'.')
+    time.sleep(600)
+
+
+def test_a_run_ends_with_a_study_that_is_killed() -> None:
+    pipe = os.pipe()
+    process = multiprocessing.get_context('fork').Process(target=study_and_run, args=(pipe,))
+    process.start()
+    os.close(pipe[1])
+    assert os.read(pipe[0], 1) == b'.'
+    process.kill()
+    process.join()
+    assert select.select([pipe[0]], [], [], 60)[0]  # nobody is left who holds the other end
+    assert os.read(pipe[0], 1) == b''
+    os.close(pipe[0])
+
+
+def test_a_run_whose_study_has_ended_does_not_begin(tmp_path: Path, monkeypatch) -> None:
+    gone = subprocess.Popen(['true'])
+    gone.wait()
+    monkeypatch.setenv(module.STUDY, str(gone.pid))
+    monkeypatch.setattr(module.ctypes, 'CDLL', lambda name: SimpleNamespace(prctl=print))
+    run = load_study(write_study(tmp_path)).runs(tmp_path)[0]
+    with pytest.raises(KeyboardInterrupt, match='the end of the study'):
+        run_task(run)
+    assert not run.folder.exists()
+
+
+def test_an_interrupted_task_says_so_in_a_sentence(tmp_path: Path, monkeypatch) -> None:
+    def interrupted(run: Run, progress: Progress) -> None:
+        raise KeyboardInterrupt('SIGTERM')
+
+    monkeypatch.setattr(module, 'train', interrupted)
+    with pytest.raises(SystemExit, match=r'^Interrupted by SIGTERM\. Finished runs are kept'):
+        run_in_process(monkeypatch, str(write_study(tmp_path)), '--work-dir', str(tmp_path),
+                       '--task', '0')
+    assert not [*tmp_path.rglob('failure.json')]
+
+
+def test_a_process_that_cannot_be_started_ends_the_study(tmp_path: Path) -> None:
+    runs = load_study(write_study(tmp_path)).runs(tmp_path)
+    with pytest.raises(FileNotFoundError, match='no-such-command'):
+        run_study(runs, ['no-such-command'])
+
+
+def test_epochs_of_the_results_are_those_that_were_logged(tmp_path: Path) -> None:
+    study = load_study(write_study(tmp_path, options={'train_cfg.max_epochs': 9}))
+    run = study.runs(tmp_path)[0]
+    load_result(run)
+    (run.folder / 'result.json').write_text(json.dumps(dict(
+        accuracy_epochs=[3, 5], accuracy_per_epoch=[50., 60.], loss_epochs=[1, 2],
+        loss_per_epoch=[2., 1.], machine='this', seconds=1., seconds_per_epoch=1.,
+        peak_memory_mib=1., **dict.fromkeys(MEASURES, [.5]))))
+    rows = write_results(study, [run], tmp_path / 'results.csv')
+    assert [(row['measure'], row['epoch'], row['value']) for row in rows[:4]] == [
+        ('accuracy', 3, '50'), ('accuracy', 5, '60'),
+        ('train_loss', 1, '2'), ('train_loss', 2, '1')]
+
+
 @pytest.mark.slow
 def test_interruption_stops_runs_and_the_same_command_goes_on(tmp_path: Path) -> None:
     options = {**SPEC['options'], 'train_cfg.max_epochs': 200}
@@ -281,10 +426,93 @@ def test_configs_are_found_beside_the_study(tmp_path: Path) -> None:
     (dict(options={'train_cfg': dict(_delete_=True, by_epoch=False, max_iters=3)}),
      '`train_cfg` must hold `max_epochs`'),
     (dict(options={'train_cfg.val_interval': 2}), '`val_interval=1`, since every epoch'),
+    (dict(options={'train_cfg.val_begin': 99}), r'nano\.plain, .*`train_cfg\.val_begin` must'),
+    (dict(options={'val_evaluator': None}), r'nano\.plain, .*`val_evaluator` must be given'),
+    (dict(options={'custom_hooks.5.x': 1}), r'arms\.diverse, .*option custom_hooks\.5\.x=1 does'),
+    (dict(options=[1]), r"`options` must be a mapping such as .* but got \['1'\]"),
+    (dict(models=models(options='x')), r"models\.nano: `options` must be a mapping .* got 'x'"),
+    (dict(options={'optim_wrapper.optimizer.betas': '(0.9'}),
+     r"options\.optim_wrapper\.optimizer\.betas: the brackets of '\(0\.9' do not match"),
+    (dict(seeds=3), '`seeds` must be different whole numbers .* got 3'),
+    (dict(seeds=[True]), r'`seeds` must be .* got \[True\]'),
+    (dict(seeds=[1.5]), r'`seeds` must be .* got \[1\.5\]'),
+    (dict(seeds=[[0]]), r'`seeds` must be .* got \[\[0\]\]'),
+    (dict(seeds=['a']), r"`seeds` must be .* got \['a'\]"),
+    (dict(models=['nano']), r"models must be a mapping that names at least one.* \['nano'\]"),
+    (dict(models={}), 'models must be a mapping that names at least one'),
+    (dict(models=dict(nano='x.py')), "models.nano must be a mapping with the keys .* got 'x.py'"),
+    (dict(models=models(arms={})), r'models\.nano\.arms must be a mapping that names at least one'),
+    (dict(models=models(arms=['a.py'])), r'models\.nano\.arms must be a mapping that names'),
+    (dict(models=models(arms=dict(x=None))), r'arms\.x must be a mapping .* got None'),
+    (dict(models=models(arms=dict(x=dict(config=[])))), r'arms\.x: `config` must be a path'),
+    (dict(models=models(plain=None)), r'models\.nano\.plain must be a mapping .* got None'),
+    (dict(models={'../nano': models()['nano']}), r"names are those of folders, .* '\.\./nano'"),
+    (dict(name='a/b'), "`name` must be that of a folder, but got 'a/b'"),
+    (dict(name=None), '`name` must be that of a folder, but got None'),
 ])
 def test_defects_of_a_study_file_are_named(tmp_path: Path, changes: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         load_study(write_study(tmp_path, **changes))
+
+
+def test_a_config_that_is_not_there_is_named_with_its_arm(tmp_path: Path) -> None:
+    path = write_study(tmp_path, models=models(arms=dict(x='none.py')))
+    with pytest.raises(FileNotFoundError, match=r'models\.nano\.arms\.x: .*none\.py'):
+        load_study(path)
+
+
+@pytest.mark.parametrize('old, new', [
+    ('- 0\n', '- 0\nseeds: [1]\n'), ('      diverse:', '      diverse: x.py\n      diverse:')])
+def test_keys_that_stand_twice_are_refused(tmp_path: Path, old: str, new: str) -> None:
+    path = write_study(tmp_path)
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new, 1))
+    with pytest.raises(ValueError, match=r'the key .(seeds|diverse). stands there twice'):
+        load_study(path)
+
+
+#: What stands in a study file, and what ``--cfg-options`` would make of it.
+VALUES = {
+    '5e-4': 5e-4, '1E5': 1e5, '-1e-3': -1e-3, '.5': .5, '1.e-3': 1e-3, '3': 3, '+3': 3, '010': 10,
+    '1_000': 1000, 'inf': math.inf, '.inf': math.inf, '-.Inf': -math.inf, 'True': True,
+    'FALSE': False, 'None': None, 'null': None, '~': None, '': None, 'on': 'on', 'yes': 'yes',
+    '1:30': '1:30', '2024-01-01': '2024-01-01', '5e-4x': '5e-4x', 'two words': 'two words',
+    '"5e-4"': '5e-4', "'True'": 'True', '(0.9, 5e-1)': (.9, .5), '[.9, [1e2, a]]': [.9, [1e2, 'a']],
+    '0.9,5e-1': [.9, .5], '[]': [], '{a: 5e-4, b: {c: [1e1]}}': dict(a=5e-4, b=dict(c=[10.])),
+    '[{a: 5e-4}]': [dict(a=5e-4)],
+}
+
+
+def test_values_are_read_as_cfg_options_reads_them(tmp_path: Path) -> None:
+    path = write_study(tmp_path)
+    lines = [f'  v{number}: {text}\n' for number, text in enumerate(VALUES)]
+    path.write_text(path.read_text().replace('options:\n', f'options:\n{"".join(lines)}'))
+    for cfg in load_study(path).configs['nano'].values():
+        for number, (text, value) in enumerate(VALUES.items()):
+            found = cfg[f'v{number}']
+            assert (found, type(found)) == (value, type(value) if not isinstance(value, dict)
+                                            else ConfigDict), text
+    parser = argparse.ArgumentParser()
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction)
+    for text in ('5e-4', '1E5', '.5', '010', '1_000', 'FALSE', 'None', 'on', '1:30', '(0.9, 5e-1)'):
+        options = parser.parse_args(['--cfg-options', f'v={text}']).cfg_options
+        assert options == dict(v=VALUES[text])
+
+
+def test_names_are_text_whatever_they_look_like(tmp_path: Path) -> None:
+    path = write_study(tmp_path, models=models())
+    path.write_text(path.read_text().replace('name: small', 'name: 010')
+                    .replace('nano:', '1e3:').replace('diverse:', 'on:'))
+    study = load_study(path)
+    assert study.name == '010' and {name: [*arms] for name, arms in study.configs.items()} == {
+        '1e3': ['plain', 'on']}
+
+
+def test_options_that_replace_a_part_do_so_in_every_arm(tmp_path: Path) -> None:
+    new = dict(_delete_=True, type='SGD', lr=1.)
+    path = write_study(tmp_path, options={**SPEC['options'], 'optim_wrapper.optimizer': new})
+    for cfg in load_study(path).configs['nano'].values():
+        assert cfg.optim_wrapper.optimizer == dict(type='SGD', lr=1.)
 
 
 @pytest.mark.parametrize('option, shown', [

@@ -1,8 +1,11 @@
 import json
 import math
+import sys
 from pathlib import Path
 
-from mmdiverse.report.logs import load_even_log
+import pytest
+
+from mmdiverse.report.logs import load_even_log, load_log_for_script
 
 LINES = [
     {'lr': 1., 'step': 2, 'loss': 3., 'term': 0.5},
@@ -46,3 +49,49 @@ def test_a_log_without_validation_is_empty_there(tmp_path: Path) -> None:
     path = tmp_path / 'scalars.json'
     path.write_text(json.dumps(LINES[0]))
     assert load_even_log(str(path)) == {'train': [LINES[0]], 'val': []}
+
+
+def load_for(command: str, steps: list[tuple[int, int]], tmp_path: Path, monkeypatch,
+             *words: str) -> list[dict]:
+    """The training lines that the script gets, from their iterations and epochs."""
+    path = tmp_path / 'scalars.json'
+    path.write_text('\n'.join(json.dumps({'lr': 1., 'step': step, 'epoch': epoch})
+                              for step, epoch in steps))
+    monkeypatch.setattr(sys, 'argv', ['analyze_logs.py', command, str(path), *words])
+    return load_log_for_script(str(path))['train']
+
+
+@pytest.mark.parametrize('steps', [
+    [(2, 1), (4, 1), (6, 2), (8, 2), (10, 3)],  # interrupted in the middle of the third
+    [(6, 2), (8, 2), (10, 3), (12, 3), (14, 4)],  # resumed, and interrupted again
+    [(4, 1), (8, 2), (12, 3)]])
+def test_an_epoch_is_as_long_as_the_log_says(steps: list[tuple[int, int]], tmp_path: Path,
+                                             monkeypatch) -> None:
+    lines = load_for('plot_curve', steps, tmp_path, monkeypatch)
+    # By which the script divides.
+    assert lines[-1]['step'] / lines[-1]['epoch'] == 4
+    assert [line['step'] for line in lines] == [step for step, _ in steps]
+
+
+def test_runs_that_count_iterations_have_no_epochs(tmp_path: Path, monkeypatch) -> None:
+    path = tmp_path / 'scalars.json'
+    path.write_text(json.dumps({'lr': 1., 'step': 2}))
+    monkeypatch.setattr(sys, 'argv', ['analyze_logs.py', 'plot_curve', str(path)])
+    assert load_log_for_script(str(path))['train'] == [{'lr': 1., 'step': 2}]
+
+
+def test_epochs_that_the_script_counts_anew_are_explained(tmp_path: Path, monkeypatch, capsys
+                                                          ) -> None:
+    steps = [(10, 3), (12, 3), (14, 4), (16, 4)]
+    lines = load_for('cal_train_time', steps, tmp_path, monkeypatch)
+    assert [line['epoch'] for line in lines] == [3, 3, 4, 4]
+    assert 'begins with epoch 3, which is called epoch 1 below' in capsys.readouterr().out
+    load_for('cal_train_time', [(2, 1), (4, 1), (6, 2), (8, 2)], tmp_path, monkeypatch)
+    assert capsys.readouterr().out == ''
+
+
+def test_epochs_without_a_time_are_explained(tmp_path: Path, monkeypatch, capsys) -> None:
+    load_for('cal_train_time', [(4, 1), (8, 2)], tmp_path, monkeypatch)
+    assert 'epochs of one line' in capsys.readouterr().out
+    load_for('cal_train_time', [(4, 1), (8, 2)], tmp_path, monkeypatch, '--include-outliers')
+    assert capsys.readouterr().out == ''

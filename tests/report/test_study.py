@@ -153,3 +153,68 @@ def test_command_writes_tables_and_plots_and_fills_pages(rows, tmp_path: Path, m
         'accuracy.png', 'similarity.png', 'study.md', 'tradeoff.png']
     assert '| nano  | patch' in page.read_text() and 'old' not in page.read_text()
     assert (tmp_path / 'out' / 'study.md').read_text().strip() in capsys.readouterr().out
+
+
+def test_accuracies_are_drawn_at_their_epochs_and_different_ends_are_said(
+        rows, tmp_path: Path, monkeypatch) -> None:
+    # Validated after the third and, but for one run, the seventh epoch.
+    rows = [{**each, 'epoch': each['epoch'] and {1: 3, 2: 7}[each['epoch']]} for each in rows
+            if (each['arm'], each['seed'], each['epoch']) != ('patch', 1, 2)]
+    runs = Runs(read_results(write(rows, tmp_path / 'results.csv'), SmallStudy()))
+    figures = []
+    monkeypatch.setattr(study, '_save', lambda figure, *others: figures.append(figure))
+    plot_accuracy(runs, tmp_path / 'plot.png')
+    lines = {line.get_label(): line.get_xdata().tolist() for line in figures[0].axes[0].lines}
+    assert lines['plain'] == [3, 7] and lines['patch'] == [3]
+    sentence, = runs.describe_ends()
+    assert sentence == figures[0].get_suptitle() == (
+        'nano: Runs ended after different epochs: plain after 7 (seeds 0, 1, 2); '
+        'patch after 3 (seed 1), 7 (seeds 0, 2).')
+    assert cells(means_table(runs))[3][3] == f'{(71 + 50 + 71.5) / 3:.2f} ± 12.27'
+
+
+@pytest.mark.parametrize('change', [
+    dict(seed='x'), dict(seed=''), dict(value='x'), dict(value=''), dict(epoch='x'),
+    dict(measure='')])
+def test_lines_that_are_no_results_are_named(rows, tmp_path: Path, change: dict) -> None:
+    path = write([rows[0], {**rows[1], **change}], tmp_path / 'results.csv')
+    with pytest.raises(ValueError, match=r'line 3 of .*results\.csv is cut short, or no result'):
+        read_results(path, SmallStudy())
+
+
+def test_a_file_that_is_cut_short_is_refused(rows, tmp_path: Path) -> None:
+    path = write(rows, tmp_path / 'results.csv')
+    text = path.read_text()
+    path.write_text(text[:-20])
+    with pytest.raises(ValueError, match='is cut short'):
+        read_results(path, SmallStudy())
+    lines = text.splitlines(keepends=True)
+    path.write_text(''.join(lines[:-1]))
+    with pytest.raises(ValueError, match=r"nano, patch, seed 2 lack \['peak_memory_mib'\]"):
+        Runs(read_results(path, SmallStudy()))
+
+
+@pytest.mark.parametrize('content', [b'\x89PNG\r\n\x1a\n\x00\x00', b'\x00,\x00', b''])
+def test_a_file_that_is_no_text_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / 'results.csv'
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r'results\.csv must '):
+        read_results(path, SmallStudy())
+
+
+@pytest.mark.parametrize('words, message', [
+    ([], 'FileNotFoundError: no results at .*results.csv: call tools/study.py before, or say by '
+         '--results where they are'),
+    (['--results', 'results.csv', '--insert', 'page.md'],
+     '--insert page.md: it has no mark for a table, such as `<!-- small-means: begin -->`'),
+])
+def test_what_the_command_lacks_is_named(words: list[str], message: str, rows, tmp_path: Path,
+                                         monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr('mmdiverse.evaluation.study.load_study', lambda path: SmallStudy())
+    write(rows, tmp_path / 'results.csv')
+    (tmp_path / 'page.md').write_text('no mark')
+    tool = Path(__file__).parents[2] / 'tools' / 'study_report.py'
+    monkeypatch.setattr(sys, 'argv', [str(tool), 'study.yaml', *words])
+    with pytest.raises(SystemExit, match=message):
+        runpy.run_path(str(tool), run_name='__main__')
