@@ -113,3 +113,20 @@ def group_tokens(mask: Tensor) -> list[tuple[Tensor, Tensor]]:
         items = (counts == count).nonzero().squeeze(1)
         groups.append((items, mask[items].nonzero()[:, 1].view(len(items), count)))
     return groups
+
+
+def group_shapes(*views: Sequence[Tensor]) -> list[list[int]]:
+    """Put images of one shape together, which no data preprocessor then pads to another's.
+
+    Args:
+        views (Sequence[Tensor]): The images of a batch, ``(C, H, W)`` each; of several views of
+            them, each.
+
+    Returns:
+        list[list[int]]: The places of each group in the batch. The last group ends with the last
+        place.
+    """
+    groups: dict[Any, list[int]] = {}
+    for place, shapes in enumerate(zip(*([image.shape for image in view] for view in views))):
+        groups.setdefault(shapes, []).append(place)
+    return sorted(groups.values(), key=lambda places: places[-1])

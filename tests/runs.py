@@ -27,6 +27,25 @@ def digits_config(name: str, work_dir: Path, epochs: int = 1, batches: int = 3,
     return cfg
 
 
+def folder_config(folder: Path, work_dir: Path, pipeline: list[dict], **backbone: Any) -> Config:
+    """A tiny ViT that is tested on the images of a folder without classes, eight at a time."""
+    dataset = dict(type='CustomDataset', data_root=str(folder), with_label=False,
+                   pipeline=[*pipeline, dict(type='PackInputs')])
+    return Config(dict(
+        default_scope='mmpretrain', work_dir=str(work_dir), log_level='WARNING',
+        experiment_name=f'{work_dir.name}{torch.rand(()).item()}',
+        model=dict(
+            type='ImageClassifier',
+            backbone={**dict(type='VisionTransformer', img_size=32, patch_size=8, arch=dict(
+                embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32)), **backbone},
+            head=dict(type='VisionTransformerClsHead', num_classes=3, in_channels=16)),
+        data_preprocessor=dict(mean=[127.] * 3, std=[60.] * 3, to_rgb=True),
+        test_dataloader=dict(dataset=dataset, batch_size=8, num_workers=0,
+                             sampler=dict(type='DefaultSampler', shuffle=False)),
+        test_cfg=dict(), test_evaluator=[dict(type='mmdiverse.RedundancyMetric', per_layer=True)],
+        custom_hooks=[dict(type='mmdiverse.RedundancyHook')]))
+
+
 def train(cfg: Config, build: type = Runner) -> Runner:
     """Run a config to its end."""
     runner = build.from_cfg(cfg)

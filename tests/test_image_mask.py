@@ -8,7 +8,7 @@ from mmengine.structures import BaseDataElement, PixelData
 from torch import Tensor, nn
 
 from mmdiverse.hooks import DiversityHook
-from mmdiverse.image_mask import ImageMask, find_image_mask, group_tokens
+from mmdiverse.image_mask import ImageMask, find_image_mask, group_shapes, group_tokens
 from mmdiverse.taps import build_tap
 from mmdiverse.terms import DiversityTerm
 from tests.taps.families.swin import swin
@@ -51,6 +51,18 @@ def test_tokens_are_grouped_by_their_number() -> None:
     mask = torch.tensor([[1, 1, 0, 1], [0, 1, 0, 0], [0, 0, 1, 1], [0, 0, 0, 0], [1, 1, 1, 0]])
     groups = [(items.tolist(), tokens.tolist()) for items, tokens in group_tokens(mask.bool())]
     assert groups == [([2], [[2, 3]]), ([0, 4], [[0, 1, 3], [0, 1, 2]])]
+
+
+def test_images_are_grouped_by_their_shape_the_last_at_the_end() -> None:
+    images = [torch.zeros(3, *size) for size in ((4, 6), (6, 4), (4, 6), (5, 5), (6, 4))]
+    assert group_shapes(images) == [[0, 2], [3], [1, 4]]
+    assert group_shapes(torch.zeros(3, 1, 2, 2)) == [[0, 1, 2]] and group_shapes([]) == []
+
+
+def test_images_of_a_group_have_one_shape_in_every_view() -> None:
+    first = [torch.zeros(3, 4, 4)] * 3
+    second = [torch.zeros(3, *size) for size in ((4, 4), (2, 2), (4, 4))]
+    assert group_shapes(first, second) == [[1], [0, 2]]
 
 
 def sample(labels: Tensor | None = None, **metainfo: Any) -> BaseDataElement:

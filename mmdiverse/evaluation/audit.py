@@ -4,7 +4,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import torch
@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ..datasets.audit_images import build_loader, evenly_spaced, open_images
+from ..image_mask import Size, group_shapes
 from ..records import AttentionRecord
 from ..taps import Tap, build_tap
 from .measurement import ProgressLine, describe_machine
-from .model_loading import LoadedModel, load_model
+from .model_loading import LoadedModel, count_channels, load_model
 from .redundancy import (
     Gap,
     RedundancyMeter,
@@ -90,8 +91,9 @@ class Audit:
     Attributes:
         models (list[ModelAudit]): In the order given.
         images (dict): ``source``; how many were ``asked`` for, ``measured`` and ``subsampled``
-            for the dear measures; ``unreadable``, a list of names with reasons; and whether it
-            was ``interrupted``.
+            for the dear measures; ``unreadable`` and ``skipped``, lists of names with reasons, of
+            images that cannot be read and of files that are none; and whether it was
+            ``interrupted``.
         machine (dict): Machine and versions.
     """
 
@@ -107,7 +109,9 @@ def audit(models: ModelLike | Sequence[ModelLike | tuple[ModelLike, str | Path |
           names: Sequence[str] | None = None, measures: Sequence[str] | str = 'all') -> Audit:
     """Measure how redundant vision transformers are, at all levels.
 
-    All models see the same images, batch by batch. Ctrl-C ends it after the batch at hand, and
+    All models see the same images, batch by batch, each as the test pipeline of its config reads
+    and prepares them: as ``tools/test.py`` does. Images of different shapes are not padded to each
+    other's. Ctrl-C ends it after the batch at hand, and
     what was seen until then is what comes back. Nothing depends on the batch size or the number
     of workers, but for the rounding of the model.
 
@@ -137,8 +141,9 @@ def audit(models: ModelLike | Sequence[ModelLike | tuple[ModelLike, str | Path |
     Raises:
         TypeError: If ``measures`` is no list of names.
         ValueError: If a model cannot be found, is no vision transformer that a tap knows, or its
-            checkpoint does not fit; if there are no images, none can be read, or a number is below
-            1; or a name is unknown, or of something that a model lacks.
+            checkpoint does not fit; if there are no images, none can be read, a model does not take
+            what its test pipeline makes of them, or a number is below 1; or a name is unknown, or
+            of something that a model lacks.
         OSError: If a file cannot be read, or the folder not be written.
         KeyboardInterrupt: If it was interrupted before the first image.
     """
@@ -160,10 +165,14 @@ def audit(models: ModelLike | Sequence[ModelLike | tuple[ModelLike, str | Path |
             meter = RedundancyMeter(model.backbone, measures, 'all', embed=True)
             stack.callback(meter.detach)
             meters.append(meter)
-        loaders = [build_loader(open_images(images, model.pipeline, num_images), batch_size,
-                                num_workers) for model in loaded]
-        seen, examples = _measure(loaded, meters, loaders, num_subsampled)
-        result = Audit([_collect(*parts) for parts in zip(loaded, meters, examples)],
+        # One model may read suffixes that another does not; all see the same images.
+        suffixes = sorted({suffix for model in loaded for suffix in model.suffixes})
+        loaders = []
+        for model in loaded:
+            opened = open_images(images, model.pipeline, num_images, model.fit, suffixes)
+            loaders.append(build_loader(opened, batch_size, num_workers))
+        seen, sizes, examples = _measure(loaded, meters, loaders, num_subsampled)
+        result = Audit([_collect(*parts) for parts in zip(loaded, meters, sizes, examples)],
                        dict(source=str(images), **seen), describe_machine(device))
     if out_dir is not None:
         write_report(result, out_dir)
@@ -194,30 +203,36 @@ def _load_models(models: Any, names: Sequence[str] | None, device: torch.device
 @torch.no_grad()
 def _measure(models: Sequence[LoadedModel], meters: Sequence[RedundancyMeter],
              loaders: Sequence[DataLoader], num_subsampled: int
-             ) -> tuple[dict[str, Any], list[list[Example]]]:
-    """Run all models over their images, batch by batch."""
+             ) -> tuple[dict[str, Any], list[set[Size]], list[list[Example]]]:
+    """Run all models over their images, batch by batch.
+
+    Returns:
+        tuple: What was seen; and of each model the sizes of its images and the examples.
+    """
     count = len(loaders[0].dataset)
     chosen = set(evenly_spaced(count, num_subsampled))
-    seen = dict(asked=count, measured=0, subsampled=0, unreadable=[], interrupted=False)
-    examples: list[list[Example]] = [[] for _ in models]
+    skipped = [dict(name=name, reason='not named as an image')
+               for name in loaders[0].dataset.skipped]
+    seen = dict(asked=count, measured=0, subsampled=0, unreadable=[], skipped=skipped,
+                interrupted=False)
+    measured: list[int] = []
+    sizes: list[set[Size]] = [set() for _ in models]
     progress = ProgressLine(count * len(models))
     progress.start('loading images')
     with _ctrl_c_noted() as interrupted:
         for batches in zip(*loaders):
-            for batch, model, meter, kept in zip(batches, models, meters, examples):
+            for batch, model, meter, found in zip(batches, models, meters, sizes):
                 inputs, indices = batch['inputs'], batch['indices']
-                subsample = [index in chosen for index in indices]
                 progress.start(f'{model.name}: {meter.images}/{count} images')
-                if indices:
-                    data = model.model.data_preprocessor(dict(inputs=inputs), False)
+                for places in group_shapes(inputs):
+                    found.add(tuple(inputs[places[0]].shape[1:]))
+                    subsample = [indices[place] in chosen for place in places]
                     with meter.measuring(subsample):
-                        model.backbone(data['inputs'])
-                    if not kept:
-                        names = [loaders[0].dataset.names[index] for index in indices]
-                        kept += _look(model, meter.blocks_with_maps, inputs[:NUM_EXAMPLES], names)
+                        _run(model, torch.stack([inputs[place] for place in places]))
                 progress.advance(len(indices) + len(batch['unreadable']))
+            measured += indices
             seen['measured'] += len(indices)
-            seen['subsampled'] += sum(subsample)
+            seen['subsampled'] += sum(index in chosen for index in indices)
             seen['unreadable'] += [dict(name=image.name, reason=image.reason)
                                    for image in batch['unreadable']]
             if interrupted:
@@ -229,7 +244,63 @@ def _measure(models: Sequence[LoadedModel], meters: Sequence[RedundancyMeter],
             raise KeyboardInterrupt
         raise ValueError('--images: none of the images can be read, for example '
                          '{name}: {reason}'.format(**seen['unreadable'][0]))
-    return seen, examples
+    names = loaders[0].dataset.names
+    shown = [measured[place] for place in choose_examples([names[index] for index in measured])]
+    examples = [[_look(model, meter.blocks_with_maps, loader.dataset[index]['inputs'], names[index])
+                 for index in shown] for model, meter, loader in zip(models, meters, loaders)]
+    return seen, sizes, examples
+
+
+def _run(model: LoadedModel, images: Tensor) -> Tensor:
+    """Give images ``(B, C, H, W)`` to the backbone of a model, and return them as it got them.
+
+    Raises:
+        ValueError: If it does not take them, and they are not as it is made for.
+    """
+    try:
+        inputs = model.model.data_preprocessor(dict(inputs=images), False)['inputs']
+        model.backbone(inputs)
+    except Exception as error:
+        shape = tuple(images.shape[1:])
+        wanted = count_channels(model.backbone) or shape[0]
+        if shape[1:] == model.image_size and shape[0] == wanted:
+            raise
+        height, width = model.image_size
+        raise ValueError(
+            f'{model.name} does not take images of {shape[0]} channels and {shape[1]} x {shape[2]} '
+            'pixels, which its test pipeline (`test_dataloader.dataset.pipeline`) gives; its '
+            f'backbone is made for {wanted} channels and {height} x {width} pixels. Resize or crop '
+            'images to that (`Resize`, `CenterCrop`) and load their channels (`color_type` of '
+            f'`LoadImageFromFile`), or change `model.backbone`. {type(error).__name__}: {error}'
+        ) from error
+    return inputs
+
+
+def choose_examples(names: Sequence[str]) -> list[int]:
+    """Images to look at: of different folders where there are several, evenly spaced.
+
+    Args:
+        names (Sequence[str]): Paths of the images in their folder.
+
+    Returns:
+        list[int]: The places of :data:`NUM_EXAMPLES`, or of all where there are fewer.
+    """
+    folders = [PurePath(name).parts[:-1] for name in names]
+    depth = 0
+    while all(len(folder) > depth for folder in folders) and \
+            len({folder[depth] for folder in folders}) == 1:
+        depth += 1
+    classes: dict[tuple[str, ...], list[int]] = {}
+    for place, folder in enumerate(folders):
+        classes.setdefault(folder[depth:depth + 1], []).append(place)
+    groups = [list(classes.values())[index] for index in evenly_spaced(len(classes), NUM_EXAMPLES)]
+    counts = [0] * len(groups)
+    for _ in range(min(NUM_EXAMPLES, sum(map(len, groups)))):
+        # One more of the group of which the fewest are taken.
+        open_groups = [index for index, group in enumerate(groups) if counts[index] < len(group)]
+        counts[min(open_groups, key=counts.__getitem__)] += 1
+    return sorted(group[index] for group, count in zip(groups, counts)
+                  for index in evenly_spaced(len(group), count))
 
 
 @contextmanager
@@ -255,25 +326,33 @@ def _ctrl_c_noted() -> Iterator[list[bool]]:
         signal.signal(signal.SIGINT, before)
 
 
-def _look(model: LoadedModel, blocks: Sequence[int], images: Tensor | list[Tensor],
-          names: Sequence[str]) -> list[Example]:
-    """How blocks with maps attend to a few images ``(B, C, H, W)``."""
-    inputs = model.model.data_preprocessor(dict(inputs=images), False)['inputs']
+@torch.no_grad()
+def _look(model: LoadedModel, blocks: Sequence[int], image: Tensor, name: str) -> Example:
+    """How blocks with maps attend to an image ``(C, H, W)``."""
     tap = build_tap(model.backbone)
     tap.attach(('maps', layer) for layer in blocks)
     maps = {}
     try:
         with tap.recording():
-            model.backbone(inputs)
+            inputs = _run(model, image[None])
             for layer in blocks:
                 for record in tap.records('maps', layer):
                     with suppress(ValueError):  # such as windows, which lie anywhere
-                        maps[layer] = _attention_to_patches(tap, record, inputs)
+                        maps[layer] = _attention_to_patches(tap, record, inputs)[0]
     finally:
         tap.detach()
-    return [Example(name, pixels.flip(0).permute(1, 2, 0).cpu(),
-                    {layer: attention[index] for layer, attention in maps.items()})
-            for index, (name, pixels) in enumerate(zip(names, images))]
+    return Example(name, _show(image), maps)
+
+
+def _show(image: Tensor) -> Tensor:
+    """An image ``(C, H, W)``, as pipelines leave it, as RGB in uint8, ``(H, W, 3)``."""
+    pixels = image.float()
+    if image.dtype != torch.uint8 and (pixels.min() < 0 or not 1 < pixels.max() <= 255):
+        low, high = pixels.min(), pixels.max()
+        pixels = 255 * (pixels - low) / (high - low).clamp(min=1e-12)
+    # Of other numbers of channels the first is shown, in grey.
+    pixels = pixels[:3].flip(0) if len(pixels) in (3, 4) else pixels[:1].expand(3, -1, -1)
+    return pixels.permute(1, 2, 0).to('cpu', torch.uint8)
 
 
 def _attention_to_patches(tap: Tap, record: AttentionRecord, inputs: Tensor) -> Tensor:
@@ -290,7 +369,8 @@ def _attention_to_patches(tap: Tap, record: AttentionRecord, inputs: Tensor) -> 
         -1, find_key_grid(tap, record, len(inputs), inputs.shape[-2:])).cpu().clone()
 
 
-def _collect(model: LoadedModel, meter: RedundancyMeter, examples: list[Example]) -> ModelAudit:
+def _collect(model: LoadedModel, meter: RedundancyMeter, sizes: set[Size],
+             examples: list[Example]) -> ModelAudit:
     values = meter.compute()
     tap = meter.tap
     blocks = range(len(tap.blocks))
@@ -313,7 +393,7 @@ def _collect(model: LoadedModel, meter: RedundancyMeter, examples: list[Example]
                  num_blocks=len(blocks), num_heads=_count_heads(tap),
                  num_prefix=tap.num_prefix, matrices=list(meter.matrices),
                  num_parameters=sum(p.numel() for p in tap.backbone.parameters()),
-                 image_size=list(examples[0].pixels.shape[:2]))
+                 image_size=list(examples[0].pixels.shape[:2]), num_image_sizes=len(sizes))
     return ModelAudit(model.name, facts, layers, values, per_head, summary, examples,
                       meter.gaps(HEAD_MATRICES))
 

@@ -28,6 +28,7 @@ from timm.models import clean_state_dict
 from torch import Tensor, nn
 
 from ..config import load_config, type_name
+from ..datasets.audit_images import LOAD, SUFFIXES, reads_files
 from ..model_hub import list_models
 from ..taps import build_tap
 from ..taps.base import WHOLE_MODELS, find_backbone
@@ -36,9 +37,9 @@ TIMM = 'timm:'
 #: What `checkpoint` says of a model that came with its weights.
 AS_GIVEN = 'as given'
 
-# Not OpenCV, which fills the missing part of a truncated file with grey and says nothing.
-LOAD = dict(type='LoadImageFromFile', imdecode_backend='pillow')
 PACK = dict(type='PackInputs')
+#: File backends of MMEngine that fetch from elsewhere, and cannot read a folder of this machine.
+REMOTE = ('ceph', 'http', 'lmdb', 'memcached', 'petrel')
 RESIZING = {'Resize', 'ResizeEdge', 'CenterCrop', 'EfficientNetCenterCrop'}
 
 #: Before the path of a checkpoint: the averaged weights, or those that were trained.
@@ -61,9 +62,14 @@ class LoadedModel:
         model (nn.Module): MMPretrain classifier in evaluation mode, on the device. Only weights of
             its backbone are loaded, which of a ``TimmClassifier`` or ``HuggingFaceClassifier`` is
             the whole model.
-        pipeline (list[dict]): MMPretrain transforms. The first loads ``img_path``, with Pillow;
-            without it, the others take a BGR ``img`` in uint8. The last is ``PackInputs``.
+        pipeline (list[dict]): MMPretrain transforms from ``img_path`` to ``inputs``: the test
+            pipeline of its config, with its loader. A loader is added where the images of the
+            config are in memory, and where it has no pipeline, all of one.
         digits (bool): Whether its config is tested on :class:`mmdiverse.datasets.Digits`.
+        image_size (tuple[int, int]): Height and width that the backbone is made for.
+        fit (list[dict]): Transforms to that size, for images that are none of the config's own;
+            none where the pipeline resizes.
+        suffixes (tuple[str, ...]): How names of its images end.
     """
 
     name: str
@@ -72,6 +78,9 @@ class LoadedModel:
     model: nn.Module
     pipeline: list[dict]
     digits: bool
+    image_size: tuple[int, int]
+    fit: list[dict]
+    suffixes: tuple[str, ...]
 
     @property
     def backbone(self) -> nn.Module:
@@ -129,11 +138,14 @@ def load_model(model: str | Path | Config | nn.Module, checkpoint: str | Path | 
             classifier.init_weights()
     classifier.to(device)
     classifier.eval()
-    dataset = _test_dataset(cfg)
+    dataset, size = _test_dataset(cfg), _image_size(backbone)
+    load = dict(LOAD, color_type='grayscale') if count_channels(backbone) == 1 else LOAD
+    pipeline = _make_pipeline(dataset, _fit(size), load)
     return LoadedModel(
         name or suggested, source, None if checkpoint is None else str(checkpoint), classifier,
-        _make_pipeline(dataset, _image_size(backbone)),
-        type_name(dataset) == 'mmdiverse.Digits')
+        pipeline, type_name(dataset) == 'mmdiverse.Digits', size,
+        [] if _resizes(pipeline) else _fit(size),
+        tuple(suffix.lower() for suffix in dataset.get('extensions') or SUFFIXES))
 
 
 @contextmanager
@@ -456,12 +468,34 @@ def _fit(size: tuple[int, int], crop: float = 1., interpolation: str = 'bicubic'
             dict(type='CenterCrop', crop_size=(width, height))]
 
 
-def _make_pipeline(dataset: dict, size: tuple[int, int]) -> list[dict]:
-    pipeline = dataset.get('pipeline') or []
-    if not pipeline or type_name(pipeline[-1]) != 'PackInputs':  # for another task, or none
-        pipeline = []
-    pipeline = [transform for transform in pipeline
-                if type_name(transform) not in ('LoadImageFromFile', 'PackInputs')]
-    if not any(type_name(transform) in RESIZING for transform in pipeline):
-        pipeline += _fit(size)
-    return [LOAD, *pipeline, PACK]
+def count_channels(backbone: nn.Module) -> int | None:
+    """The channels of the images that a backbone takes: those of its first convolution."""
+    return next((module.in_channels for module in backbone.modules()
+                 if isinstance(module, nn.Conv2d)), None)
+
+
+def _make_pipeline(dataset: dict, fit: list[dict], load: dict) -> list[dict]:
+    pipeline = [_read_here(transform) for transform in dataset.get('pipeline') or []]
+    if not pipeline:
+        return [load, *fit, PACK]
+    *transforms, pack = pipeline
+    kind = type_name(pack)
+    if kind in ('PackInputs', 'PackMultiTaskInputs'):  # without labels and the like
+        pack = {**PACK, **{key: value for key, value in pack.items() if key == 'input_key'}}
+    if reads_files([*transforms, pack], load):
+        return [*transforms, pack]
+    if kind != 'PackInputs':  # the data set makes something else of images, for another task
+        return [load, *fit, PACK]
+    # Images of the config are in memory, and of their final size unless the pipeline says more.
+    return [load, *transforms, *([] if _resizes(transforms) else fit), pack]
+
+
+def _read_here(transform: dict) -> dict:
+    """A loader that reads the disk of this machine, wherever the images of its config are."""
+    return {key: value for key, value in transform.items()
+            if key not in ('backend_args', 'file_client_args')
+            or (value or {}).get('backend') not in REMOTE}
+
+
+def _resizes(pipeline: list[dict]) -> bool:
+    return any(type_name(transform) in RESIZING for transform in pipeline)

@@ -14,6 +14,7 @@ from mmengine.logging import print_log
 from mmpretrain.models.utils import to_2tuple
 from torch import Tensor, nn
 
+from ..image_mask import group_shapes
 from ..losses.base import off_diagonal
 from ..measures import Measure, find_measures
 from ..records import AttentionRecord, HeadRecord, Record, TokenRecord
@@ -144,6 +145,7 @@ class RedundancyMeter:
         self._embed = [EMBED] if embed else []
         self._active = False
         self._subsample: Sequence[bool] | None = None
+        self._views = 1
         # Of the pass that is measured now: what it was given, and what was captured.
         self._input_shape = torch.Size()
         self._seen: set[tuple[str, Layer]] = set()
@@ -241,6 +243,9 @@ class RedundancyMeter:
         self._last_chosen = True
         self._means: dict[tuple[str, Layer | None], RunningMean] = {}
         self._rows: dict[tuple[str, Layer | None], list[Tensor]] = {}
+        #: Of a batch, the sums over the views that were seen.
+        self._of_views: dict[tuple[str, Layer | None], Tensor] = {}
+        self._views_seen = 0
 
     def detach(self) -> None:
         """Remove every hook from the backbone."""
@@ -251,22 +256,27 @@ class RedundancyMeter:
         self.tap.detach()
 
     @contextmanager
-    def measuring(self, subsample: Sequence[bool] | None = None) -> Iterator[None]:
+    def measuring(self, subsample: Sequence[bool] | None = None, views: int = 1) -> Iterator[None]:
         """Measure the forward passes within the ``with`` block.
 
         Args:
             subsample (Sequence[bool], optional): Which images of the batch the dear measures look
                 at. Defaults to all.
+            views (int): How many forward passes one after the other are of the same images, as in
+                test-time augmentation: an image counts once, with the mean of its views. Defaults
+                to 1.
         """
-        self.start(subsample)
+        self.start(subsample, views)
         try:
             yield
         finally:
             self.stop()
 
-    def start(self, subsample: Sequence[bool] | None = None) -> None:
+    def start(self, subsample: Sequence[bool] | None = None, views: int = 1) -> None:
         """Measure every forward pass from now on; see :meth:`measuring`."""
-        self._active, self._subsample = True, subsample
+        self._active, self._subsample, self._views = True, subsample, views
+        self._of_views.clear()  # of a batch that failed
+        self._views_seen = 0
 
     def stop(self) -> None:
         """Measure no more."""
@@ -400,8 +410,15 @@ class RedundancyMeter:
         with torch.autocast(next(self.tap.backbone.parameters()).device.type, enabled=False):
             self._measure_tokens()
         for key, rows in self._rows.items():
-            self._means.setdefault(key, RunningMean()).add(torch.cat(rows))
+            self._of_views[key] = self._of_views.get(key, 0.) + torch.cat(rows).double()
         self._rows.clear()
+        self._views_seen += 1
+        if self._views_seen < self._views:
+            return
+        for key, total in self._of_views.items():
+            self._means.setdefault(key, RunningMean()).add(total / self._views)
+        self._of_views.clear()
+        self._views_seen = 0
         self._last_chosen = self._subsample is None or bool(self._subsample[-1])
         self.images += self._input_shape[0]
 
@@ -660,10 +677,36 @@ def quarter_energy(energy: Tensor) -> float:
     return energy[math.ceil(len(energy) / 4) - 1].item()
 
 
+def split_batch(*views: dict[str, Any]) -> list[list[dict[str, Any]]]:
+    """Take a batch apart where its images have several shapes.
+
+    The data preprocessor would pad them to one, and what is measured would depend on what else is
+    in the batch.
+
+    Args:
+        views (dict): What a data loader gives, with ``inputs``; under test-time augmentation, that
+            of every view.
+
+    Returns:
+        list[list[dict]]: Of each part all views. The last part ends with the last image.
+    """
+    images = [view['inputs'] for view in views]
+    # All in one tensor have one shape; several views that a model takes at once are not ours.
+    if not all(isinstance(inputs, (list, tuple)) and all(
+            isinstance(image, Tensor) and image.dim() == 3 for image in inputs)
+            for inputs in images):
+        return [[*views]]
+    groups = group_shapes(*images)
+    if len(groups) == 1:
+        return [[*views]]
+    return [[dict(inputs=torch.stack([inputs[place] for place in places])) for inputs in images]
+            for places in groups]
+
+
 @torch.no_grad()
 def measure_redundancy(model: nn.Module, batches: Iterable[dict],
                        measures: Sequence[str] | str) -> dict[str, list[float]]:
-    """Measure a classifier over batches of images.
+    """Measure a classifier over batches of images, which are not padded to each other's shapes.
 
     Args:
         model (nn.Module): A classifier whose backbone a tap knows. It is left in evaluation mode.
@@ -683,7 +726,8 @@ def measure_redundancy(model: nn.Module, batches: Iterable[dict],
     try:
         with meter.measuring():
             for data in batches:
-                model(**model.data_preprocessor(data, False), mode='tensor')
+                for part, in split_batch(data):
+                    model(**model.data_preprocessor(part, False), mode='tensor')
         values = meter.compute()
     finally:
         meter.detach()

@@ -4,12 +4,13 @@ from typing import Any
 
 from mmengine.dist import get_rank, get_world_size
 from mmengine.evaluator import BaseMetric
+from mmengine.model import BaseTTAModel, is_model_wrapper
 from torch import nn
 
 from ..measures import find_measures
 from ..registry import METRICS
-from ..taps.base import Weights
-from .redundancy import RedundancyMeter, name_summaries
+from ..taps.base import Weights, inner_module
+from .redundancy import RedundancyMeter, name_summaries, split_batch
 
 
 @METRICS.register_module()
@@ -19,7 +20,12 @@ class RedundancyMetric(BaseMetric):
     It watches the forward passes that the evaluation makes anyway, and keeps running means: memory
     does not grow with the data set. An evaluator knows no model, so a
     :class:`~mmdiverse.hooks.RedundancyHook` must show it. Under distributed evaluation every image
-    counts once, also where the sampler repeats some.
+    counts once, also where the sampler repeats some. Under test-time augmentation
+    (``tools/test.py --tta``) it counts with the mean of its views.
+
+    Where the images of a batch have several shapes, of which the model sees them padded to one,
+    what is measured are passes of its own over images without that padding, so that nothing
+    depends on the batch size.
 
     It gives ``redundancy/<measure>``, the mean over layers of what
     :func:`~mmdiverse.evaluation.redundancy.summarize` says of each, and with ``per_layer`` also
@@ -85,6 +91,25 @@ class RedundancyMetric(BaseMetric):
         self.meter.reset()
         self.meter.start()
 
+    def measure_batch(self, model: nn.Module, data_batch: Any) -> None:
+        """Look at a batch that comes next: at the model's own passes, or at better ones.
+
+        Args:
+            model (nn.Module): The model that is evaluated.
+            data_batch (Any): What the data loader gave.
+        """
+        whole = model.module if is_model_wrapper(model) else model
+        views = _split_views(data_batch) if isinstance(whole, BaseTTAModel) else [data_batch]
+        model = inner_module(whole)
+        parts = split_batch(*views) if all(isinstance(view, dict) for view in views) else [views]
+        if len(parts) == 1:
+            self.meter.start(views=len(views))
+            return
+        for part in parts:
+            with self.meter.measuring(views=len(views)):
+                for view in part:
+                    self.meter.tap.backbone(model.data_preprocessor(view, False)['inputs'])
+
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
         """Check that what led to these predictions was seen."""
         if self.meter is None:
@@ -110,3 +135,11 @@ class RedundancyMetric(BaseMetric):
     def compute_metrics(self, results: list) -> dict[str, float]:
         """Not used: means are kept while images come in, and no results are."""
         raise NotImplementedError
+
+
+def _split_views(data_batch: Any) -> list[Any]:
+    """What test-time augmentation gives its model, view by view, as ``BaseTTAModel`` does."""
+    if isinstance(data_batch, dict):
+        count = len(next(iter(data_batch.values())))
+        return [{key: value[view] for key, value in data_batch.items()} for view in range(count)]
+    return [[value[view] for value in data_batch] for view in range(len(data_batch[0]))]

@@ -2,16 +2,16 @@
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
-from mmengine.runner import Runner
+from mmengine.runner import Runner, autocast
 from torch import nn
 
-from ..evaluation.redundancy import RedundancyMeter, name_summaries
+from ..evaluation.redundancy import RedundancyMeter, name_summaries, split_batch
 from ..evaluation.redundancy_metric import RedundancyMetric
 from ..measures import find_measures
 from ..registry import HOOKS
-from ..taps.base import Weights, find_backbone
+from ..taps.base import Weights, find_backbone, inner_module
 
 
 @HOOKS.register_module()
@@ -39,6 +39,7 @@ class RedundancyHook(Hook):
         TypeError: If ``measures`` is no list of names.
         ValueError: If a name is unknown or ``interval`` negative; before training, if no tap knows
             the backbone, or it lacks what is measured.
+        ValueError: While training, if the images of a batch have several shapes.
         RuntimeError: While training, if a weight is sharded away.
 
     Example:
@@ -71,6 +72,8 @@ class RedundancyHook(Hook):
     def before_train_iter(self, runner: Runner, batch_idx: int,
                           data_batch: Any | None = None) -> None:
         """Measure this iteration, if it is its turn."""
+        if self.meter is not None:
+            _check_shapes(data_batch)
         if self.meter is not None and self.every_n_train_iters(runner, self.interval):
             self.meter.start()
 
@@ -93,6 +96,16 @@ class RedundancyHook(Hook):
         """Let the metrics of the test watch."""
         self._watch(runner, runner.test_loop)
 
+    def before_val_iter(self, runner: Runner, batch_idx: int, data_batch: Any | None = None
+                        ) -> None:
+        """Let the metrics of validation look at this batch."""
+        self._measure_batch(runner, runner.val_loop, data_batch)
+
+    def before_test_iter(self, runner: Runner, batch_idx: int, data_batch: Any | None = None
+                         ) -> None:
+        """Let the metrics of the test look at this batch."""
+        self._measure_batch(runner, runner.test_loop, data_batch)
+
     def after_run(self, runner: Runner) -> None:
         """Leave the model as it was."""
         if self.meter is not None:
@@ -106,6 +119,12 @@ class RedundancyHook(Hook):
         self._show(runner, loop)
         for metric in _find_metrics(loop):
             metric.start()
+
+    @torch.no_grad()
+    def _measure_batch(self, runner: Runner, loop: Any, data_batch: Any) -> None:
+        for metric in _find_metrics(loop):
+            with autocast(enabled=getattr(loop, 'fp16', False)):
+                metric.measure_batch(runner.model, data_batch)
 
     def _show(self, runner: Runner, loop: Any) -> None:
         """Attach the metrics of a loop that are not yet."""
@@ -121,9 +140,18 @@ def _find_metrics(loop: Any) -> list[RedundancyMetric]:
 
 
 def _find_backbone(runner: Runner) -> nn.Module:
-    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-    backbone = find_backbone(model)
+    backbone = find_backbone(runner.model)
     if backbone is None:
         raise ValueError(f'RedundancyHook needs a model with a `backbone`, but '
-                         f'{type(model).__name__} has none')
+                         f'{type(inner_module(runner.model)).__name__} has none')
     return backbone
+
+
+def _check_shapes(data_batch: Any) -> None:
+    """Raise ValueError if images of a training batch are padded to each other's shapes."""
+    if isinstance(data_batch, dict) and len(split_batch(data_batch)) > 1:
+        shapes = sorted({tuple(image.shape[1:]) for image in data_batch['inputs']})
+        raise ValueError(
+            f'RedundancyHook would measure padding: images of a training batch have the sizes '
+            f'{shapes}. Resize or crop them to one (`train_dataloader.dataset.pipeline`), or set '
+            '`interval=0`, which leaves evaluations measured')

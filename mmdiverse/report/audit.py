@@ -272,12 +272,19 @@ def _lead(model: ModelAudit) -> str:
     if heads:
         text = ' to '.join(map(str, sorted({min(heads), max(heads)})))
         heads = f' with {text} head{"s" * (text != "1")}'
-    size = ' × '.join(map(str, facts['image_size']))
+    size = _say_size(facts)
     weights = {None: 'random initial weights', AS_GIVEN: 'weights as given'}.get(
         facts['checkpoint'], 'weights of a checkpoint')
     return (f'{facts["backbone"]} of {facts["num_blocks"]} blocks{heads or ""}, '
             f'{facts["num_parameters"] / 1e6:.3g} million parameters, '
-            f'images of {size} pixels, {weights}')
+            f'images of {size}, {weights}')
+
+
+def _say_size(facts: dict[str, Any]) -> str:
+    """The size of images, as their pipeline leaves them."""
+    size = ' × '.join(map(str, facts['image_size'])) + ' pixels'
+    others = facts.get('num_image_sizes', 1) - 1
+    return f'{size} and {others} other size{"s" * (others > 1)}' if others else size
 
 
 def _facts_table(models: Sequence[ModelAudit]) -> dict[str, list[str]]:
@@ -293,7 +300,7 @@ def _facts_table(models: Sequence[ModelAudit]) -> dict[str, list[str]]:
                 'heads': _say_heads(facts['num_heads']),
                 'tokens before the patches': str(facts['num_prefix']),
                 'parameters of the backbone': f'{facts["num_parameters"]:,}'.replace(',', ' '),
-                'image size': ' × '.join(map(str, facts['image_size']))}.items():
+                'image size': _say_size(facts)}.items():
             rows.setdefault(name, []).append(text)
     return rows
 

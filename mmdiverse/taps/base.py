@@ -8,6 +8,7 @@ from itertools import takewhile
 from typing import Any
 
 import torch
+from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import Registry
 from mmpretrain.models.classifiers import HuggingFaceClassifier, TimmClassifier
 from mmpretrain.models.peft import LoRAModel
@@ -107,12 +108,14 @@ def split_heads(qkv: Tensor, num_heads: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def inner_module(module: nn.Module) -> nn.Module:
-    """The module inside those that FSDP, activation checkpointing or LoRA put around it.
+    """The module inside those that are put around it.
 
-    They hand attributes and sub-modules through, so only the class has to be asked of the inner
-    one.
+    FSDP, activation checkpointing and LoRA hand attributes and sub-modules through, so only the
+    class has to be asked of the inner one. Distributed training and test-time augmentation put
+    modules around whole models.
     """
-    while isinstance(module, (FullyShardedDataParallel, CheckpointWrapper, LoRAModel)):
+    while is_model_wrapper(module) or isinstance(
+            module, (FullyShardedDataParallel, CheckpointWrapper, LoRAModel, BaseTTAModel)):
         module = module._checkpoint_wrapped_module if isinstance(module, CheckpointWrapper) \
             else module.module
     return module
@@ -758,7 +761,12 @@ def _layer_meant_by(word: Any, on: str) -> str:
 
 
 def find_backbone(model: nn.Module) -> nn.Module | None:
-    """What taps read of a model: its ``backbone``, or the model that it holds, if it has one."""
+    """What taps read of a model: its ``backbone``, or the model that it holds, if it has one.
+
+    Args:
+        model (nn.Module): A model, or what :func:`inner_module` looks into.
+    """
+    model = inner_module(model)
     if isinstance(model, WHOLE_MODELS):
         return model.model
     return getattr(model, 'backbone', None)

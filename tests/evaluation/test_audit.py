@@ -8,15 +8,16 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.runner import Runner
 from PIL import Image
 from torch import nn
 
 import mmdiverse
 from mmdiverse.evaluation import audit as audit_module
-from mmdiverse.evaluation.audit import Audit, audit
+from mmdiverse.evaluation.audit import NUM_EXAMPLES, Audit, audit, choose_examples
 from mmdiverse.evaluation.model_loading import load_model
 from mmdiverse.measures import MEASURES
-from tests.runs import DIGITS
+from tests.runs import DIGITS, folder_config
 from tests.taps.families.davit import davit
 from tests.taps.families.twins import twins
 from tests.taps.families.xcit import xcit
@@ -154,6 +155,103 @@ def test_unreadable_images_are_named_skipped_and_counted(folder: Path) -> None:
     assert_same(expected, result)
 
 
+def test_other_files_are_named_and_counted(folder: Path) -> None:
+    (folder / '0' / 'notes.txt').touch()
+    (folder / '.DS_Store').touch()
+    result = run(images=folder, measures=CHEAP)
+    assert [file['name'] for file in result.images['skipped']] == ['0/notes.txt']
+    assert result.images['asked'] == 6
+
+
+LOAD, RESIZE = dict(type='LoadImageFromFile'), dict(type='Resize', scale=(32, 32))
+
+
+@pytest.fixture(scope='module')
+def textures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Colour images of several shapes, in three classes."""
+    folder = tmp_path_factory.mktemp('textures')
+    rng = np.random.default_rng(0)
+    for index, shape in enumerate([(32, 64), (64, 32), (40, 40), (32, 64), (48, 32), (64, 32)]):
+        path = folder / 'abc'[index // 2] / f'{index}.png'
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (*shape, 3), dtype=np.uint8)).save(path)
+    return folder
+
+
+@pytest.mark.parametrize('pipeline, backbone', [
+    ([LOAD, RESIZE], {}),
+    ([dict(LOAD, color_type='grayscale'), RESIZE], {}),
+    ([dict(LOAD, color_type='grayscale'), RESIZE], dict(in_channels=1)),
+    ([dict(LOAD, to_float32=True), RESIZE], {}),
+    ([LOAD, dict(type='ResizeEdge', scale=32)], {}),
+    ([LOAD, dict(type='NumpyToPIL', to_rgb=True), dict(type='torchvision/Resize', size=(32, 32)),
+      dict(type='torchvision/ToTensor')], {}),
+], ids=['colour', 'gray', 'one-channel', 'float', 'shapes', 'torchvision'])
+def test_the_audit_sees_what_the_metric_of_an_evaluation_sees(
+        textures: Path, tmp_path: Path, pipeline: list, backbone: dict) -> None:
+    cfg = folder_config(textures, tmp_path, pipeline, **backbone)
+    if backbone:
+        cfg.data_preprocessor = dict(mean=[127.], std=[60.])
+    model = load_model(cfg)
+    torch.save(model.model.state_dict(), tmp_path / 'it.pth')
+    cfg.load_from = str(tmp_path / 'it.pth')
+    metrics = Runner.from_cfg(cfg).test()
+    found = run(model, textures, batch_size=4).models[0]
+    assert found.examples[0].pixels.shape[2] == 3
+    for name in ('token_cosine_absolute', 'rank_collapse_residual', 'head_cosine'):
+        for layer, value in zip(found.layers[name], found.summary[name]):
+            if layer != 'embed':
+                assert metrics[f'redundancy/{name}/block_{layer}'] == pytest.approx(value, abs=1e-6)
+
+
+def test_images_of_different_shapes_are_not_padded(textures: Path, tmp_path: Path) -> None:
+    model = load_model(folder_config(textures, tmp_path, [LOAD]))
+    single = run(model, textures, batch_size=1)
+    assert single.models[0].facts['num_image_sizes'] == 4
+    for batch_size in (4, 6):
+        assert_same(single, run(model, textures, batch_size=batch_size))
+
+
+def test_photos_are_fitted_to_a_model_whose_pipeline_leaves_sizes(tmp_path: Path) -> None:
+    model = load_model(folder_config(tmp_path, tmp_path, [LOAD]))
+    assert run(model, 'photos', num_images=1).models[0].facts['image_size'] == [32, 32]
+
+
+@pytest.mark.parametrize('backbone, load, message', [
+    (dict(type='TIMMBackbone', model_name='vit_tiny_patch16_224', img_size=32, patch_size=8,
+          embed_dim=16, depth=2, num_heads=2), LOAD,
+     r'3 channels and 40 x 40 pixels.*made for 3 channels and 32 x 32 pixels'),
+    (dict(in_channels=5), LOAD, r'3 channels and 40 x 40 .*made for 5 channels .*`color_type` of'),
+], ids=['size', 'channels'])
+def test_images_that_a_model_does_not_take_are_an_error(
+        textures: Path, tmp_path: Path, backbone: dict, load: dict, message: str) -> None:
+    cfg = folder_config(textures, tmp_path, [load])
+    cfg.model.backbone = {**(cfg.model.backbone if 'type' not in backbone else {}), **backbone}
+    with pytest.raises(ValueError, match=r'does not take images of ' + message):
+        run(cfg, textures)
+
+
+@pytest.mark.parametrize('names, chosen', [
+    (['0.png', '1.png', '2.png', '3.png', '4.png', '5.png'], [0, 2, 4]),
+    (['a/0.png', 'a/1.png', 'a/2.png', 'b/0.png', 'c/0.png'], [0, 3, 4]),
+    (['a/0.png', 'b/0.png', 'c/0.png', 'd/0.png', 'e/0.png', 'f/0.png'], [0, 2, 4]),
+    (['val/a/0.png', 'val/a/1.png', 'val/b/x/0.png', 'val/b/y/0.png', 'val/b/y/1.png'], [0, 1, 2]),
+    (['a/0.png', 'b/0.png', 'b/1.png', 'b/2.png', 'b/3.png'], [0, 1, 3]),
+    (['a/0.png', 'b/0.png'], [0, 1]),
+    (['0.png'], [0]),
+])
+def test_examples_are_of_different_classes_and_evenly_spaced(names: list[str], chosen: list[int]
+                                                             ) -> None:
+    assert choose_examples(names) == chosen
+
+
+def test_unreadable_examples_are_replaced(folder: Path) -> None:
+    for name in ('0/0.png', '1/1.png', '1/3.png'):
+        (folder / name).write_bytes(b'')
+    examples = run(images=folder, measures=CHEAP, batch_size=2).models[0].examples
+    assert [example.name for example in examples] == ['0/2.png', '0/4.png', '1/5.png']
+
+
 def test_no_readable_image_is_an_error(tmp_path: Path) -> None:
     (tmp_path / 'broken.jpg').write_bytes(b'no image')
     with pytest.raises(ValueError, match=r'none of the images can be read.*broken\.jpg'):
@@ -192,6 +290,7 @@ def test_ctrl_c_gives_what_was_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     interrupt_after(2, monkeypatch)
     result = run(num_images=360, measures=CHEAP, batch_size=4)
     assert result.images['interrupted'] and result.images['measured'] == 8
+    assert len(result.models[0].examples) == NUM_EXAMPLES
     assert not expected.images['interrupted']
     again = run(num_images=360, measures=CHEAP, batch_size=8)
     assert again.images['measured'] == 360

@@ -18,7 +18,7 @@ from sklearn.datasets import load_sample_images
 from timm.models import _registry
 from torch import nn
 
-from mmdiverse.datasets.audit_images import open_images
+from mmdiverse.datasets.audit_images import SUFFIXES, open_images
 from mmdiverse.evaluation.model_loading import AS_GIVEN, LOAD, PACK, load_model
 from tests.runs import DIGITS, digits_config, same_state, train
 from tests.taps.families.swin import swin
@@ -455,7 +455,7 @@ class Touch:
 
 class TestPipelines:
 
-    def test_that_of_the_config_with_pillow(self) -> None:
+    def test_that_of_the_config(self) -> None:
         resize = dict(type='ResizeEdge', scale=20, edge='short')
         crop = dict(type='mmpretrain.CenterCrop', crop_size=12)
         given = [dict(type='LoadImageFromFile', backend_args=dict(backend='petrel')), resize, crop,
@@ -464,6 +464,49 @@ class TestPipelines:
         wanted = [LOAD, resize, crop, PACK]
         assert load_model(tiny_config(test_dataloader=loader)).pipeline == wanted
         assert load_model(tiny_config(val_dataloader=loader)).pipeline == wanted
+
+    @pytest.mark.parametrize('load', [
+        dict(LOAD, color_type='grayscale'), dict(LOAD, imdecode_backend='pillow', to_float32=True),
+        dict(LOAD, ignore_empty=True, backend_args=dict(backend='local')),
+        dict(LOAD, file_client_args=dict(backend='disk')), dict(type='mmcv.LoadImageFromFile'),
+    ], ids=str)
+    def test_its_loader_and_its_sizes_are_kept(self, load: dict) -> None:
+        loader = dict(dataset=dict(type='CustomDataset', pipeline=[load, PACK]))
+        loaded = load_model(tiny_config(test_dataloader=loader))
+        assert loaded.pipeline == [load, PACK]
+        # Images that are none of its own are fitted to the model.
+        assert [step['type'] for step in loaded.fit] == ['ResizeEdge', 'CenterCrop']
+
+    @pytest.mark.parametrize('pack', [
+        dict(type='PackInputs', input_key='crop', algorithm_keys=['text']),
+        dict(type='PackMultiTaskInputs', multi_task_fields=('gt_label', ), input_key='crop')])
+    def test_images_are_packed_without_labels(self, pack: dict) -> None:
+        loader = dict(dataset=dict(type='CustomDataset', pipeline=[LOAD, pack]))
+        assert load_model(tiny_config(test_dataloader=loader)).pipeline == [
+            LOAD, dict(PACK, input_key='crop')]
+
+    def test_images_in_memory_get_a_loader(self) -> None:
+        resize = dict(type='Resize', scale=(12, 12))
+        loader = dict(dataset=dict(type='CIFAR10', pipeline=[resize, PACK]))
+        assert load_model(tiny_config(test_dataloader=loader)).pipeline == [LOAD, resize, PACK]
+
+    def test_loader_gives_the_channels_that_the_backbone_takes(self) -> None:
+        gray = dict(LOAD, color_type='grayscale')
+        loader = dict(dataset=dict(type='MNIST', pipeline=[PACK]))
+        for options in (dict(), dict(test_dataloader=loader)):
+            pipeline = load_model(tiny_config(dict(in_channels=1), **options)).pipeline
+            assert pipeline[0] == gray
+            assert open_images('photos', pipeline, 1)[0]['inputs'].shape == (1, 12, 12)
+
+    def test_suffixes_of_the_config(self) -> None:
+        assert load_model(tiny_config()).suffixes == SUFFIXES
+        loader = dict(dataset=dict(type='CustomDataset', extensions=['.PNG', '.npy']))
+        assert load_model(tiny_config(test_dataloader=loader)).suffixes == ('.png', '.npy')
+
+    def test_transforms_that_are_not_known_are_named(self) -> None:
+        loader = dict(dataset=dict(type='CustomDataset', pipeline=[dict(type='NoTransform')]))
+        with pytest.raises(ValueError, match='`test_dataloader.dataset.pipeline`.*NoTransform'):
+            load_model(tiny_config(test_dataloader=loader))
 
     def test_images_are_resized_where_the_config_does_not(self) -> None:
         pipeline = load_model(DEIT).pipeline

@@ -24,6 +24,7 @@ from mmdiverse.evaluation.redundancy import (
     measure_redundancy,
     name_summaries,
     quarter_energy,
+    split_batch,
     summarize,
 )
 from mmdiverse.measures import MEASURES
@@ -356,6 +357,22 @@ def test_the_last_image_can_be_taken_back(family: Family) -> None:
     meter.drop_last()
     assert meter.images == 4
     assert_same(meter.compute(), measure(backbone, [pixels[:4]]), rtol=1e-9, atol=1e-12)
+
+
+def test_an_image_counts_with_the_mean_of_its_views() -> None:
+    family = BY_NAME['vit']
+    backbone, views = build(family), images(family).chunk(2)
+    expected = measure(backbone, views)
+    meter = RedundancyMeter(backbone, 'all')
+    with meter.measuring(views=2):
+        for view in views:
+            backbone(view)
+    assert meter.images == 3
+    assert_same(meter.compute(), expected)
+    # And all of its views are taken back.
+    meter.drop_last()
+    assert meter.images == 2
+    assert_same(meter.compute(), measure(backbone, [view[:2] for view in views]))
 
 
 def test_images_may_follow_one_that_was_taken_back() -> None:
@@ -1377,3 +1394,33 @@ def test_a_measured_backbone_can_still_be_trained() -> None:
     backbone.train()
     backbone(images(VIT, 1, torch.float32))[-1].sum().backward()
     assert all(parameter.grad is not None for parameter in backbone.layers.parameters())
+
+
+def test_a_batch_of_one_shape_is_left_as_it_is() -> None:
+    for inputs in (torch.zeros(2, 3, 4, 4), [torch.zeros(3, 4, 4)] * 2,
+                   # Of several views that a model takes at once.
+                   [torch.zeros(2, 3, 4, 4), torch.zeros(2, 3, 2, 2)]):
+        batch = dict(inputs=inputs, data_samples=[1, 2])
+        assert split_batch(batch) == [[batch]]
+
+
+def test_a_batch_is_split_by_shape() -> None:
+    first, second, third = torch.rand(3, 4, 6), torch.rand(3, 6, 4), torch.rand(3, 4, 6)
+    (one, ), (other, ) = split_batch(dict(inputs=[first, second, third], data_samples=[1, 2, 3]))
+    assert torch.equal(one['inputs'], second[None])
+    assert torch.equal(other['inputs'], torch.stack([first, third]))
+
+
+@pytest.mark.parametrize('size', [1, 3, 5])
+def test_images_are_not_padded_to_each_others_shapes(size: int) -> None:
+    init_default_scope('mmpretrain')
+    model = MODELS.build(dict(type='ImageClassifier', backbone=dict(
+        type='VisionTransformer', img_size=16, patch_size=4, arch=dict(
+            embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32))))
+    inputs = [torch.rand(3, *shape) for shape in ((16, 24), (24, 16), (16, 24), (16, 16), (8, 32))]
+    batches = [dict(inputs=inputs[start:start + size]) for start in range(0, 5, size)]
+    found = measure_redundancy(model, batches, ['token_cosine_absolute', 'head_cosine'])
+    alone = [measure_redundancy(model, [dict(inputs=image[None])], [*found]) for image in inputs]
+    for name, values in found.items():
+        means = [sum(each) / 5 for each in zip(*(single[name] for single in alone))]
+        assert values == pytest.approx(means, rel=1e-6)

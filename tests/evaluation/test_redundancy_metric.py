@@ -3,15 +3,18 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.runner import Runner
+from PIL import Image
 
 from mmdiverse.evaluation import RedundancyMetric
 from mmdiverse.evaluation.redundancy import measure_redundancy
 from mmdiverse.measures import MEASURES
 from tests.processes import run_processes
-from tests.runs import digits_config
+from tests.runs import digits_config, folder_config
 
 CHEAP = ['token_cosine_absolute', 'linear_cka', 'head_cosine', 'mean_attention_distance',
          'neuron_cosine_mean']
@@ -137,6 +140,55 @@ def test_nothing_stays_attached(tmp_path: Path) -> None:
     runner.test()
     assert not any(module._forward_hooks or module._forward_pre_hooks
                    for module in runner.model.modules())
+
+
+@pytest.fixture(scope='module')
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Images of five shapes, the fourth as the first."""
+    folder = tmp_path_factory.mktemp('shapes')
+    rng = np.random.default_rng(0)
+    for index, (height, width) in enumerate([(32, 64), (64, 32), (40, 40), (32, 64), (48, 32)]):
+        Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(
+            folder / f'{index}.png')
+    return folder
+
+
+def augmented(cfg: Config, *flips: float) -> Config:
+    """What `tools/test.py --tta` makes of a config, with chosen flips."""
+    *transforms, pack = cfg.test_dataloader.dataset.pipeline
+    cfg.test_dataloader.dataset.pipeline = [*transforms, dict(type='TestTimeAug', transforms=[
+        [dict(type='RandomFlip', prob=prob) for prob in flips], [pack]])]
+    cfg.model = dict(type='AverageClsScoreTTA', module=cfg.model)
+    return cfg
+
+
+def evaluate_same(cfg: Config) -> dict[str, float]:
+    """Evaluate with initial weights that are the same each time."""
+    cfg.randomness = dict(seed=0)
+    return redundancy(Runner.from_cfg(cfg).test())
+
+
+@pytest.mark.parametrize('flips', [(), (0., 1.)], ids=['plain', 'tta'])
+def test_images_of_different_shapes_are_not_padded(shapes: Path, tmp_path: Path,
+                                                   flips: tuple[float, ...]) -> None:
+    found = []
+    for batch_size in (1, 3):
+        cfg = folder_config(shapes, tmp_path, [dict(type='LoadImageFromFile')])
+        cfg.test_dataloader.batch_size = batch_size
+        found.append(evaluate_same(augmented(cfg, *flips) if flips else cfg))
+    assert found[0] == pytest.approx(found[1], rel=1e-6)
+
+
+def test_under_test_time_augmentation_it_is_the_mean_over_the_views(shapes: Path, tmp_path: Path
+                                                                    ) -> None:
+    load = [dict(type='LoadImageFromFile'), dict(type='Resize', scale=(32, 32))]
+    plain, flipped, both = (evaluate_same(augmented(folder_config(shapes, tmp_path, load), *flips))
+                            for flips in ((0., ), (1., ), (1., 0.)))
+    assert plain == evaluate_same(folder_config(shapes, tmp_path, load))
+    name = 'redundancy/token_cosine_absolute'
+    assert abs(plain[name] - flipped[name]) > 1e-4
+    for key, value in both.items():
+        assert value == pytest.approx((plain[key] + flipped[key]) / 2, rel=1e-6)
 
 
 def test_without_the_hook_it_says_what_to_add(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from mmdiverse.evaluation.redundancy import RedundancyMeter, name_summaries
 from mmdiverse.hooks import RedundancyHook
 from mmdiverse.measures import DEFAULT
 from tests.runs import digits_config, same_state, train
+from tests.taps.families.vit import vit
 
 
 def run(work_dir: Path, name: str = 'deit-nano_digits', hooks: list | None = None, **options: Any
@@ -124,3 +125,12 @@ def test_a_model_without_backbone_is_refused(tmp_path: Path) -> None:
     del runner.model.backbone
     with pytest.raises(ValueError, match='`backbone`'):
         RedundancyHook().before_train(runner)
+
+
+def test_training_images_of_different_shapes_are_refused() -> None:
+    hook = RedundancyHook()
+    hook.meter = RedundancyMeter(vit(), DEFAULT)
+    batch = dict(inputs=[torch.zeros(3, 32, 48), torch.zeros(3, 48, 32)])
+    with pytest.raises(ValueError, match=r'measure padding: .* sizes \[\(32, 48\), \(48, 32\)\]. Re'
+                                         r'size.*`train_dataloader.dataset.pipeline`.*`interval=0`'):
+        hook.before_train_iter(None, 0, batch)

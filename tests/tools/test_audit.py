@@ -78,8 +78,11 @@ def test_unreadable_images_are_named(tmp_path: Path) -> None:
     Image.fromarray(load_sample_image('china.jpg')).save(tmp_path / 'images' / 'china.jpg')
     whole = (tmp_path / 'images' / 'china.jpg').read_bytes()
     (tmp_path / 'images' / 'half.jpg').write_bytes(whole[:len(whole) // 2])
+    (tmp_path / 'images' / 'notes.txt').touch()
     ended = audit(DEIT, '--images', tmp_path / 'images', '--out', tmp_path / 'out')
     assert ended.returncode == 0, ended.stderr
+    assert 'skipped 1 other file (notes.txt)\n' in ended.stderr
+    assert 'notes.txt' in (tmp_path / 'out' / 'audit.html').read_text()
     assert 'skipped half.jpg' in ended.stderr and '1 of 2 images' in ended.stdout
     assert 'half.jpg' in (tmp_path / 'out' / 'audit.html').read_text()
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import mmdiverse  # first: it says what to install where a host is missing
 
 # isort: split
+from mmdiverse.datasets.audit_images import name_skipped
 from mmdiverse.evaluation.verdict import judge
 from mmdiverse.measures import MEASURES
 
@@ -75,6 +76,9 @@ def main() -> int:
             print(f'  {"!" if finding.redundant else " "} {finding.text}')
     print(f'\n{images["measured"]} of {images["asked"]} images'
           + (', interrupted' if images['interrupted'] else ''))
+    if images['skipped']:
+        skipped = name_skipped([file['name'] for file in images['skipped']])
+        print(f'skipped {skipped}', file=sys.stderr)
     for image in images['unreadable']:
         print(f'skipped {image["name"]}: {image["reason"]}', file=sys.stderr)
     print(out / 'audit.html')
