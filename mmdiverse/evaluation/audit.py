@@ -1,4 +1,5 @@
 """The assessment of one or several models, head to toe: every measure over a set of images."""
+import logging
 import signal
 import threading
 from collections.abc import Iterator, Sequence
@@ -9,6 +10,7 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
+from mmengine.logging import print_log
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -22,7 +24,9 @@ from .redundancy import (
     RedundancyMeter,
     Values,
     find_key_grid,
+    name_blocks,
     quarter_energy,
+    say_count,
     summarize,
 )
 
@@ -33,11 +37,15 @@ ModelLike = str | Path | Config | nn.Module | LoadedModel
 HEAD_MATRICES = ('q', 'k', 'v', 'proj')
 #: Points of a curve of energies, at equal shares of the components.
 CURVE = 64
+#: Said of a model without checkpoint.
+UNTRAINED = 'random initial weights: this says nothing about a trained model'
+#: Rows and columns of a matrix whose shape is not known.
+SQUARE = (384, 384)
 #: Images whose attention is kept to be looked at.
 NUM_EXAMPLES = 3
 
 
-@dataclass
+@dataclass(repr=False)
 class Example:
     """Attention of a model to one image.
 
@@ -54,14 +62,20 @@ class Example:
     pixels: Tensor
     maps: dict[int, Tensor] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        size = ' x '.join(map(str, self.pixels.shape[:2]))
+        maps = f'maps of {name_blocks(sorted(self.maps))}' if self.maps else 'no maps'
+        return f'Example({self.name!r}, {size} pixels, {maps})'
 
-@dataclass
+
+@dataclass(repr=False)
 class ModelAudit:
     """What was measured of one model.
 
     Attributes:
         name (str): Short name.
-        facts (dict): Source, checkpoint, backbone, sizes.
+        facts (dict): Source, config, checkpoint, backbone, sizes. ``checkpoint`` is None for random
+            initial weights, and ``config`` where no file with the config is known.
         layers (dict[str, list]): Of each measure, the layers that its values belong to.
         values (dict): Of each measure, what ``RedundancyMeter.compute`` gives; curves of
             energies at :data:`CURVE` shares of the components. Measures of a level that the model
@@ -71,6 +85,11 @@ class ModelAudit:
         summary (dict[str, list[float]]): One number for each layer.
         examples (list[Example]): Attention to a few images.
         gaps (list[Gap]): What is not measured, and why.
+        shapes (dict[str, list]): Of ``'tokens'`` and of every matrix, see
+            :meth:`~mmdiverse.evaluation.redundancy.RedundancyMeter.shapes`.
+        per_image (dict[str, Tensor]): Of every measure that takes images ``(images, layers)``,
+            whose spread tells how sure ``summary`` is, see
+            :meth:`~mmdiverse.evaluation.redundancy.RedundancyMeter.per_image`.
     """
 
     name: str
@@ -81,9 +100,32 @@ class ModelAudit:
     summary: dict[str, list[float]]
     examples: list[Example]
     gaps: list[Gap] = field(default_factory=list)
+    shapes: dict[str, list[list[int | None] | None]] = field(default_factory=dict)
+    per_image: dict[str, Tensor] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        parts = [repr(self.name), say_count(self.facts['num_blocks'], 'block'),
+                 say_count(len(self.values), 'measure')]
+        return f'ModelAudit({", ".join(parts)})'
+
+    @property
+    def untrained(self) -> bool:
+        """Whether its weights are random initial ones."""
+        return 'checkpoint' in self.facts and self.facts['checkpoint'] is None
+
+    def matrix_shape(self, matrix: str, layer: int) -> tuple[int, int]:
+        """Rows and columns of a matrix in a block; a square where ``shapes`` does not say.
+
+        Args:
+            matrix (str): Its name.
+            layer (int): The block.
+        """
+        shapes = self.shapes.get(matrix, [])
+        shape = shapes[layer] if layer < len(shapes) else None
+        return tuple(shape or SQUARE)
 
 
-@dataclass
+@dataclass(repr=False)
 class Audit:
     """What was measured of all models.
 
@@ -98,6 +140,11 @@ class Audit:
     models: list[ModelAudit]
     images: dict[str, Any]
     machine: dict[str, Any]
+
+    def __repr__(self) -> str:
+        names = ', '.join(repr(model.name) for model in self.models)
+        images = say_count(self.images['measured'], 'image')
+        return f'Audit([{names}], {images} of {self.images["source"]})'
 
 
 def audit(models: ModelLike | Sequence[ModelLike | tuple[ModelLike, str | Path | None]],
@@ -152,6 +199,9 @@ def audit(models: ModelLike | Sequence[ModelLike | tuple[ModelLike, str | Path |
         check_out_dir(out_dir)  # before hours of work
     device = torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
     loaded = _load_models(models, names, device)
+    for model in loaded:
+        if model.checkpoint is None:
+            print_log(f'{model.name}: {UNTRAINED}', 'current', logging.WARNING)
     if images is None:
         images = 'digits' if all(model.digits for model in loaded) else 'photos'
     with ExitStack() as stack:
@@ -163,7 +213,8 @@ def audit(models: ModelLike | Sequence[ModelLike | tuple[ModelLike, str | Path |
         loaders = [build_loader(open_images(images, model.pipeline, num_images), batch_size,
                                 num_workers) for model in loaded]
         seen, examples = _measure(loaded, meters, loaders, num_subsampled)
-        result = Audit([_collect(*parts) for parts in zip(loaded, meters, examples)],
+        count = len(loaders[0].dataset)
+        result = Audit([_collect(*parts, count) for parts in zip(loaded, meters, examples)],
                        dict(source=str(images), **seen), describe_machine(device))
     if out_dir is not None:
         write_report(result, out_dir)
@@ -177,8 +228,8 @@ def _load_models(models: Any, names: Sequence[str] | None, device: torch.device
         models = [models]
     models = list(models)
     if not models or names is not None and len(names) != len(models):
-        raise ValueError(f'expected at least one model and as many `names`, but got {len(models)} '
-                         f'models and names {names}')
+        raise ValueError('expected at least one model and as many `names`, but got '
+                         f'{say_count(len(models), "model")} and names {names}')
     loaded = []
     for index, model in enumerate(models):
         name = names[index] if names else None
@@ -207,10 +258,10 @@ def _measure(models: Sequence[LoadedModel], meters: Sequence[RedundancyMeter],
             for batch, model, meter, kept in zip(batches, models, meters, examples):
                 inputs, indices = batch['inputs'], batch['indices']
                 subsample = [index in chosen for index in indices]
-                progress.start(f'{model.name}: {meter.images}/{count} images')
+                progress.start(f'{model.name}: {meter.images}/{say_count(count, "image")}')
                 if indices:
                     data = model.model.data_preprocessor(dict(inputs=inputs), False)
-                    with meter.measuring(subsample):
+                    with meter.measuring(subsample, indices):
                         model.backbone(data['inputs'])
                     if not kept:
                         names = [loaders[0].dataset.names[index] for index in indices]
@@ -290,7 +341,9 @@ def _attention_to_patches(tap: Tap, record: AttentionRecord, inputs: Tensor) -> 
         -1, find_key_grid(tap, record, len(inputs), inputs.shape[-2:])).cpu().clone()
 
 
-def _collect(model: LoadedModel, meter: RedundancyMeter, examples: list[Example]) -> ModelAudit:
+def _collect(model: LoadedModel, meter: RedundancyMeter, examples: list[Example], count: int
+             ) -> ModelAudit:
+    """The result for a model, of so many images, seen or not."""
     values = meter.compute()
     tap = meter.tap
     blocks = range(len(tap.blocks))
@@ -308,14 +361,14 @@ def _collect(model: LoadedModel, meter: RedundancyMeter, examples: list[Example]
             per_head[name] = {matrix: [torch.tensor([quarter_energy(head) for head in heads])
                                        for heads in curves]
                               for matrix, curves in per_head.get(name, {}).items()}
-    facts = dict(source=model.source, checkpoint=model.checkpoint,
+    facts = dict(source=model.source, config=model.config, checkpoint=model.checkpoint,
                  backbone=type(getattr(tap.backbone, 'timm_model', tap.backbone)).__name__,
                  num_blocks=len(blocks), num_heads=_count_heads(tap),
                  num_prefix=tap.num_prefix, matrices=list(meter.matrices),
                  num_parameters=sum(p.numel() for p in tap.backbone.parameters()),
                  image_size=list(examples[0].pixels.shape[:2]))
     return ModelAudit(model.name, facts, layers, values, per_head, summary, examples,
-                      meter.gaps(HEAD_MATRICES))
+                      meter.gaps(HEAD_MATRICES), meter.shapes(), meter.per_image(count))
 
 
 def _count_heads(tap: Tap) -> list[int]:

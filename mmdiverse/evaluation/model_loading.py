@@ -58,6 +58,8 @@ class LoadedModel:
         pipeline (list[dict]): MMPretrain transforms. The first loads ``img_path``, with Pillow;
             without it, the others take a BGR ``img`` in uint8. The last is ``PackInputs``.
         digits (bool): Whether its config is tested on :class:`mmdiverse.datasets.Digits`.
+        config (str, optional): Its config as ``tools/train.py`` takes it, a path or
+            ``package::path``; None where it is in no file. Defaults to None.
     """
 
     name: str
@@ -66,6 +68,7 @@ class LoadedModel:
     model: nn.Module
     pipeline: list[dict]
     digits: bool
+    config: str | None = None
 
     @property
     def backbone(self) -> nn.Module:
@@ -98,10 +101,10 @@ def load_model(model: str | Path | Config | nn.Module, checkpoint: str | Path | 
         torch.default_generator.manual_seed(0)
         if isinstance(model, nn.Module):
             classifier, cfg, suggested = model, {}, type(model).__name__
-            source = suggested
+            source, named = suggested, None
         else:
             suggested, source, config, checkpoint = _find_config(model, checkpoint)
-            cfg = config.to_dict()
+            cfg, named = config.to_dict(), _name_config(source, config)
             classifier = _build(cfg, source)
         backbone = find_backbone(classifier)
         if not isinstance(classifier, BaseClassifier) or backbone is None:
@@ -128,7 +131,7 @@ def load_model(model: str | Path | Config | nn.Module, checkpoint: str | Path | 
     return LoadedModel(
         name or suggested, source, None if checkpoint is None else str(checkpoint), classifier,
         _make_pipeline(dataset, _image_size(backbone)),
-        type_name(dataset) == 'mmdiverse.Digits')
+        type_name(dataset) == 'mmdiverse.Digits', named)
 
 
 @contextmanager
@@ -167,6 +170,19 @@ def _find_config(model: str | Path | Config, checkpoint: str | Path | None
     if checkpoint is None and not entry.weights:
         raise ValueError(f'no weights of {source} have been released; give a checkpoint')
     return source, source, entry.config, checkpoint or entry.weights
+
+
+def _name_config(source: str, config: Config) -> str | None:
+    """How ``tools/train.py`` is told of a config, None where no file holds it."""
+    if '::' in source:  # what MMEngine read is a temporary file
+        return source
+    if source.startswith(TIMM) or config.filename is None:
+        return None
+    parts = Path(config.filename).parts
+    if Path(source).exists() or '.mim' not in parts:
+        return config.filename
+    place = parts.index('.mim')  # where an installed package has the configs of its zoo
+    return f'{parts[place - 1]}::{"/".join(parts[place + 2:])}'
 
 
 def _similar(name: str, names: list[str]) -> str:

@@ -144,6 +144,7 @@ class RedundancyMeter:
         self._embed = [EMBED] if embed else []
         self._active = False
         self._subsample: Sequence[bool] | None = None
+        self._indices: Sequence[int] | None = None
         # Of the pass that is measured now: what it was given, and what was captured.
         self._input_shape = torch.Size()
         self._seen: set[tuple[str, Layer]] = set()
@@ -240,6 +241,9 @@ class RedundancyMeter:
         self._without_grid.clear()
         self._last_chosen = True
         self._means: dict[tuple[str, Layer | None], RunningMean] = {}
+        # Of images with an index, their indices with their rows; and all shapes of their tokens.
+        self._kept: dict[tuple[str, Layer | None], list[tuple[list[int], Tensor]]] = {}
+        self._token_shapes: dict[Layer, set[tuple[int, int]]] = {}
         self._rows: dict[tuple[str, Layer | None], list[Tensor]] = {}
 
     def detach(self) -> None:
@@ -251,22 +255,27 @@ class RedundancyMeter:
         self.tap.detach()
 
     @contextmanager
-    def measuring(self, subsample: Sequence[bool] | None = None) -> Iterator[None]:
+    def measuring(self, subsample: Sequence[bool] | None = None,
+                  indices: Sequence[int] | None = None) -> Iterator[None]:
         """Measure the forward passes within the ``with`` block.
 
         Args:
             subsample (Sequence[bool], optional): Which images of the batch the dear measures look
                 at. Defaults to all.
+            indices (Sequence[int], optional): Of the images of the batch, under which
+                :meth:`per_image` has their values. Defaults to none, and no memory of single
+                images.
         """
-        self.start(subsample)
+        self.start(subsample, indices)
         try:
             yield
         finally:
             self.stop()
 
-    def start(self, subsample: Sequence[bool] | None = None) -> None:
+    def start(self, subsample: Sequence[bool] | None = None,
+              indices: Sequence[int] | None = None) -> None:
         """Measure every forward pass from now on; see :meth:`measuring`."""
-        self._active, self._subsample = True, subsample
+        self._active, self._subsample, self._indices = True, subsample, indices
 
     def stop(self) -> None:
         """Measure no more."""
@@ -321,6 +330,62 @@ class RedundancyMeter:
             mean = RunningMean(next(self.tap.backbone.parameters()).new_zeros(shape))
         value = mean.mean()
         return (value if measure.finish is None else measure.finish(value)).cpu()
+
+    def per_image(self, count: int) -> dict[str, Tensor]:
+        """What every image with an index says of the measures that take images.
+
+        The mean over images is what :func:`summarize` gives, and their spread tells how far that
+        is from the mean over all images that there could be. Where a measure is no mean over
+        images, as linear CKA, it is made linear in these around its value.
+
+        Args:
+            count (int): How many images there are, of which some may not have been seen.
+
+        Returns:
+            dict[str, Tensor]: By name of the measure ``(count, L)``, of pairs of layers ``L - 1``,
+            in float64 on the CPU. NaN for images that it did not look at.
+        """
+        found = {}
+        for measure in self.measures:
+            if measure.captured == 'weight':
+                continue
+            layers = [None] if measure.axis == 'layer pair' else self.layers(measure)
+            columns = []
+            for layer in layers:
+                parts = self._kept.get((measure.name, layer), [])
+                width = len(self.layers(measure)) - 1 if layer is None else 1
+                column = torch.full((count, width), torch.nan, dtype=torch.float64)
+                if parts:
+                    rows = torch.cat([rows for _, rows in parts]).cpu()
+                    indices = [index for own, _ in parts for index in own]
+                    column[indices] = _linearise(measure, rows).reshape(len(rows), -1)
+                columns.append(column)
+            found[measure.name] = torch.cat(columns, dim=1)
+        return found
+
+    def shapes(self) -> dict[str, list[list[int | None] | None]]:
+        """Shapes of what was measured.
+
+        Returns:
+            dict[str, list]: As ``'tokens'`` the number of patch tokens, None where images differ
+            in it, and of channels, for every layer whose tokens were seen; of every matrix its rows
+            and columns for every block, None where it lacks the matrix.
+        """
+        shapes: dict[str, list[list[int | None] | None]] = {'tokens': []}
+        for layer in [*self._embed, *range(len(self.tap.blocks))]:
+            if seen := self._token_shapes.get(layer):
+                numbers, channels = zip(*seen)
+                shapes['tokens'].append([numbers[0] if len(seen) == 1 else None, channels[0]])
+        for matrix in self.matrices:
+            has = self.blocks_with(matrix)
+            shapes[matrix] = [self._matrix_shape(matrix, layer) if layer in has else None
+                              for layer in range(len(self.tap.blocks))]
+        return shapes
+
+    def _matrix_shape(self, matrix: str, layer: int) -> list[int]:
+        record, = self.tap.records('weight', layer, Weights((matrix, )))
+        self.tap.clear()
+        return list(record.shape[1:])
 
     @torch.no_grad()
     def measure_weights(self, matrices: Sequence[str] | None = None, per_head: bool = False
@@ -399,11 +464,24 @@ class RedundancyMeter:
             self.tap.records(*request)  # says what was not reached
         with torch.autocast(next(self.tap.backbone.parameters()).device.type, enabled=False):
             self._measure_tokens()
-        for key, rows in self._rows.items():
-            self._means.setdefault(key, RunningMean()).add(torch.cat(rows))
+        for key, parts in self._rows.items():
+            rows = torch.cat(parts)
+            self._means.setdefault(key, RunningMean()).add(rows)
+            self._keep(*key, rows)
         self._rows.clear()
         self._last_chosen = self._subsample is None or bool(self._subsample[-1])
         self.images += self._input_shape[0]
+
+    def _keep(self, name: str, layer: Layer | None, rows: Tensor) -> None:
+        """Keep what of single images tells the spread of a measure, if they have indices."""
+        if self._indices is None:
+            return
+        measure = next(measure for measure in self.measures if measure.name == name)
+        indices = [index for place, index in enumerate(self._indices)
+                   if not measure.subsampled or self._subsample is None or self._subsample[place]]
+        # What becomes a value only with the mean over images is kept whole until that is known.
+        rows = (rows if measure.finish else _per_item(measure, rows)).double()
+        self._kept.setdefault((name, layer), []).append((indices, rows))
 
     def _keep_tokens(self, record: TokenRecord) -> None:
         """Copy tokens to where those of the pass before were.
@@ -411,6 +489,7 @@ class RedundancyMeter:
         The memory of the model's own is then free for its next layer, as without a meter: to take
         new memory, and to give all of it back at the end, would slow the model down.
         """
+        self._token_shapes.setdefault(record.layer, set()).add(tuple(record.shape[1:]))
         kept = self._tokens.get(record.layer)
         if kept is None or (kept.shape, kept.dtype, kept.device) != (record.shape, record.dtype,
                                                                      record.device):
@@ -531,6 +610,17 @@ def name_blocks(blocks: Sequence[int]) -> str:
     return f'block{"s" * (len(blocks) > 1)} {", ".join(parts)}'
 
 
+def say_count(number: int, noun: str, plural: str = '') -> str:
+    """A number of things, such as ``1 image`` or ``2 images``.
+
+    Args:
+        number (int): How many.
+        noun (str): One of them.
+        plural (str): Several of them. Defaults to ``noun`` with an s.
+    """
+    return f'{number} {noun if number == 1 else plural or f"{noun}s"}'
+
+
 def find_key_grid(tap: Tap, record: AttentionRecord, num_images: int, image_size: Sequence[int]
                   ) -> tuple[int, int]:
     """Height and width of the grid of patches that attention is to, in an image or in a window.
@@ -602,14 +692,36 @@ def summarize(measure: Measure, values: Values) -> list[float]:
         list[float]: One for each layer, of pairs of layers one less. NaN where it is not defined.
     """
     if measure.axis == 'layer pair':
-        return values.diagonal(1).tolist()
-    if measure.axis == 'head pair':
-        return [off_diagonal(value[None]).mean().item() for value in values]
+        return _per_item(measure, values[None])[0].tolist()
     if measure.captured == 'weight':
         of_matrices = [[quarter_energy(value) for value in layers] if measure.axis == 'component'
                        else [value.item() for value in layers] for layers in values.values()]
         return [_mean_of_known(layer) for layer in zip(*of_matrices)]
-    return [value.mean().item() for value in values]
+    return [_per_item(measure, value[None]).item() for value in values]
+
+
+def _per_item(measure: Measure, rows: Tensor) -> Tensor:
+    """One number for each of ``(B, ...)`` values of a layer, of pairs of layers ``(B, L - 1)``."""
+    if measure.axis == 'layer pair':
+        return rows.diagonal(1, -2, -1)
+    if measure.axis == 'head pair':
+        return off_diagonal(rows).mean(1)
+    return rows.reshape(len(rows), -1).mean(1)
+
+
+def _linearise(measure: Measure, rows: Tensor) -> Tensor:
+    """What each of ``(B, ...)`` images says of a layer: made linear where it is no mean of them."""
+    if measure.finish is None:
+        return rows  # summed up when they were kept
+    mean = rows.mean(0)
+
+    def value(mean: Tensor) -> Tensor:
+        return _per_item(measure, measure.finish(mean)[None]).flatten()
+
+    slopes = torch.autograd.functional.jacobian(value, mean).flatten(1)
+    # What is not defined between two layers, or heads, has no part in what is between others.
+    distances = (rows - mean).flatten(1)
+    return value(mean) + distances.nan_to_num() @ slopes.nan_to_num().mT
 
 
 def _mean_of_known(values: Iterable[float]) -> float:

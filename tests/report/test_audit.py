@@ -57,8 +57,16 @@ class Reader(HTMLParser):
 
 
 @pytest.fixture(scope='module')
-def audited() -> Audit:
+def untrained() -> Audit:
     return audit([DEIT, SWIN], names=NAMES, **FEW)
+
+
+@pytest.fixture(scope='module')
+def audited(untrained: Audit) -> Audit:
+    """The same as if the weights were from checkpoints."""
+    models = [replace(model, facts={**model.facts, 'checkpoint': 'last.pth'})
+              for model in untrained.models]
+    return replace(untrained, models=models)
 
 
 @pytest.fixture(scope='module')
@@ -67,9 +75,9 @@ def page(audited: Audit, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope='module')
-def single(audited: Audit, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    model = replace(audited.models[0], name='plain')
-    return write_report(replace(audited, models=[model]), tmp_path_factory.mktemp('one'))
+def single(untrained: Audit, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    model = replace(untrained.models[0], name='plain')
+    return write_report(replace(untrained, models=[model]), tmp_path_factory.mktemp('one'))
 
 
 @pytest.fixture(scope='module')
