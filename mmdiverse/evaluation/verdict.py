@@ -272,7 +272,7 @@ def _judge_energy(model: ModelAudit) -> Finding | None:
         for layer, curve in enumerate(curves):
             energy, (noise, limit) = quarter_energy(curve), _noise_and_limit(model, matrix, layer)
             if not math.isnan(energy) and limit < 1:  # else noise has it all, as of two rows
-                every.append(((energy - noise) / (1 - noise), energy, noise, limit, matrix, layer))
+                every.append(((energy - limit) / (1 - limit), energy, noise, limit, matrix, layer))
     if not every:
         return None
     _, energy, noise, limit, matrix, layer = max(every)
