@@ -104,9 +104,8 @@ class ModelAudit:
     per_image: dict[str, Tensor] = field(default_factory=dict)
 
     def __repr__(self) -> str:
-        parts = [repr(self.name), say_count(self.facts['num_blocks'], 'block'),
-                 say_count(len(self.values), 'measure')]
-        return f'ModelAudit({", ".join(parts)})'
+        blocks = say_count(self.facts.get('num_blocks', 0), 'block')
+        return f'ModelAudit({self.name!r}, {blocks}, {say_count(len(self.values), "measure")})'
 
     @property
     def untrained(self) -> bool:

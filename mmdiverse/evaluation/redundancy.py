@@ -96,7 +96,8 @@ class Gap:
 class RedundancyMeter:
     """Measures a backbone in every forward pass that it makes within :meth:`measuring`.
 
-    Memory does not grow with the number of images. Values do not depend on how images are batched
+    Memory does not grow with the number of images, but for a few numbers of each whose index is
+    given. Values do not depend on how images are batched
     or shared out to processes, but for the rounding of the model itself.
 
     Blocks that lack what a measure is of are left out: those without attention maps at attention

@@ -1,5 +1,7 @@
 """Which of several models is called more diverse, from values that are made up."""
 import math
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -161,3 +163,12 @@ def test_models_of_different_depth_are_of_one_width() -> None:
     found = compare(of_weights('a', 'eigenvalue_spread', [torch.tensor(1.)] * 2, [64, 64]),
                     of_weights('b', 'eigenvalue_spread', [torch.tensor(2.)] * 3, [64, 64]))
     assert found.winner == 'a'
+
+
+def test_the_docs_say_what_is_compared_where_widths_differ() -> None:
+    page = Path(__file__).parents[2] / 'docs' / 'audit.md'
+    section = page.read_text(encoding='utf-8').partition('## Models side by side')[2]
+    rows = [set(re.findall(r'`(\w+)`', line)) for line in section.partition('\n## ')[0].splitlines()
+            if line.startswith('| `')]
+    assert rows == [{name for name, measure in MEASURES.items() if measure.width == width}
+                    for width in ('rank', 'noise', 'bound')]

@@ -14,6 +14,7 @@ from mmdiverse.evaluation.verdict import (
     NEURON_COSINE,
     SAME_TOKEN_COSINE,
     TOKEN_COSINE,
+    UNIFORM_ENTROPY,
     format_fragment,
     judge,
     say_beside,
@@ -326,3 +327,13 @@ def test_one_of_many_is_said_in_the_singular() -> None:
     entropies = [torch.tensor([.99])]
     text = judge(model(attention_entropy=entropies))[3].text
     assert text.startswith('1 of 1 head attends to all tokens')
+
+
+def test_the_docs_name_the_thresholds() -> None:
+    page = (Path(__file__).parents[2] / 'docs' / 'audit.md').read_text(encoding='utf-8')
+    section = page.partition('## What the verdict says')[2].partition('\n## ')[0]
+    rows = [line for line in section.splitlines() if line.startswith('|')][2:]
+    said = [TOKEN_COSINE, SAME_TOKEN_COSINE, HEAD_COSINE, f'{100 * UNIFORM_ENTROPY:.0f} %',
+            'a third of', NEURON_COSINE]
+    assert len(rows) == len(said)
+    assert all(f' {number} ' in row for number, row in zip(said, rows))
