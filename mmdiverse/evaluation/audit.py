@@ -155,7 +155,8 @@ def audit(models: ModelLike | Sequence[ModelLike | tuple[ModelLike, str | Path |
 
     All models see the same images, batch by batch. Ctrl-C ends it after the batch at hand, and
     what was seen until then is what comes back. Nothing depends on the batch size or the number
-    of workers, but for the rounding of the model.
+    of workers, but for the rounding of the model. A warning says which models have random initial
+    weights.
 
     Args:
         models: One model or several, each a config, its path, a work dir, a name of MMPretrain's
