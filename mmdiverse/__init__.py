@@ -83,6 +83,10 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})  # with those that are not imported yet
+
+
 check_hosts()
 
 from mmdiverse import compat  # noqa: E402  (needs the hosts)

@@ -20,6 +20,14 @@ ROOT = Path(__file__).resolve().parent.parent
 GOOD = {'mmengine': '0.10.7', 'mmcv': '2.1.0', 'mmpretrain': '1.2.0'}
 
 
+def test_public_names_are_listed_and_can_be_imported_together():
+    public = {'audit', 'get_model', 'list_models', '__version__'}
+    assert public <= set(dir(mmdiverse)) and public <= set(mmdiverse.__all__)
+    names = {}
+    exec('from mmdiverse import *', names)
+    assert public <= names.keys() and names['audit'] is mmdiverse.audit
+
+
 def import_error(folder: Path, hosts: dict[str, str | None]) -> str:
     """Message of ``import mmdiverse`` among stub hosts; None leaves a package without a version."""
     for name, version in hosts.items():

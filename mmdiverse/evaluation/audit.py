@@ -1,4 +1,5 @@
 """The assessment of one or several models, head to toe: every measure over a set of images."""
+import logging
 import signal
 import threading
 from collections.abc import Iterator, Sequence
@@ -9,12 +10,14 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
+from mmengine.logging import print_log
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ..datasets.audit_images import build_loader, evenly_spaced, open_images
 from ..image_mask import Size, group_shapes
 from ..records import AttentionRecord
+from ..spelling import counted
 from ..taps import Tap, build_tap
 from .measurement import ProgressLine, describe_machine
 from .model_loading import LoadedModel, count_channels, load_model
@@ -23,6 +26,7 @@ from .redundancy import (
     RedundancyMeter,
     Values,
     find_key_grid,
+    name_blocks,
     quarter_energy,
     summarize,
 )
@@ -34,11 +38,15 @@ ModelLike = str | Path | Config | nn.Module | LoadedModel
 HEAD_MATRICES = ('q', 'k', 'v', 'proj')
 #: Points of a curve of energies, at equal shares of the components.
 CURVE = 64
+#: Said of a model without checkpoint.
+UNTRAINED = 'random initial weights: this says nothing about a trained model'
+#: Rows and columns of a matrix whose shape is not known.
+SQUARE = (384, 384)
 #: Images whose attention is kept to be looked at.
 NUM_EXAMPLES = 3
 
 
-@dataclass
+@dataclass(repr=False)
 class Example:
     """Attention of a model to one image.
 
@@ -55,14 +63,20 @@ class Example:
     pixels: Tensor
     maps: dict[int, Tensor] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        size = ' x '.join(map(str, self.pixels.shape[:2]))
+        maps = f'maps of {name_blocks(sorted(self.maps))}' if self.maps else 'no maps'
+        return f'Example({self.name!r}, {size} pixels, {maps})'
 
-@dataclass
+
+@dataclass(repr=False)
 class ModelAudit:
     """What was measured of one model.
 
     Attributes:
         name (str): Short name.
-        facts (dict): Source, checkpoint, backbone, sizes.
+        facts (dict): Source, config, checkpoint, backbone, sizes. ``checkpoint`` is None for random
+            initial weights, and ``config`` where no file with the config is known.
         layers (dict[str, list]): Of each measure, the layers that its values belong to.
         values (dict): Of each measure, what ``RedundancyMeter.compute`` gives; curves of
             energies at :data:`CURVE` shares of the components. Measures of a level that the model
@@ -72,6 +86,11 @@ class ModelAudit:
         summary (dict[str, list[float]]): One number for each layer.
         examples (list[Example]): Attention to a few images.
         gaps (list[Gap]): What is not measured, and why.
+        shapes (dict[str, list]): Of ``'tokens'`` and of every matrix, see
+            :meth:`~mmdiverse.evaluation.redundancy.RedundancyMeter.shapes`.
+        per_image (dict[str, Tensor]): Of every measure that takes images ``(images, layers)``,
+            whose spread tells how sure ``summary`` is, see
+            :meth:`~mmdiverse.evaluation.redundancy.RedundancyMeter.per_image`.
     """
 
     name: str
@@ -82,9 +101,31 @@ class ModelAudit:
     summary: dict[str, list[float]]
     examples: list[Example]
     gaps: list[Gap] = field(default_factory=list)
+    shapes: dict[str, list[list[int | None] | None]] = field(default_factory=dict)
+    per_image: dict[str, Tensor] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        blocks = counted(self.facts.get('num_blocks', 0), 'block')
+        return f'ModelAudit({self.name!r}, {blocks}, {counted(len(self.values), "measure")})'
+
+    @property
+    def untrained(self) -> bool:
+        """Whether its weights are random initial ones."""
+        return 'checkpoint' in self.facts and self.facts['checkpoint'] is None
+
+    def matrix_shape(self, matrix: str, layer: int) -> tuple[int, int]:
+        """Rows and columns of a matrix in a block; a square where ``shapes`` does not say.
+
+        Args:
+            matrix (str): Its name.
+            layer (int): The block.
+        """
+        shapes = self.shapes.get(matrix, [])
+        shape = shapes[layer] if layer < len(shapes) else None
+        return tuple(shape or SQUARE)
 
 
-@dataclass
+@dataclass(repr=False)
 class Audit:
     """What was measured of all models.
 
@@ -101,6 +142,11 @@ class Audit:
     images: dict[str, Any]
     machine: dict[str, Any]
 
+    def __repr__(self) -> str:
+        names = ', '.join(repr(model.name) for model in self.models)
+        images = counted(self.images['measured'], 'image')
+        return f'Audit([{names}], {images} of {self.images["source"]})'
+
 
 def audit(models: ModelLike | Sequence[ModelLike | tuple[ModelLike, str | Path | None]],
           images: str | Path | None = None, out_dir: str | Path | None = None, *,
@@ -113,7 +159,8 @@ def audit(models: ModelLike | Sequence[ModelLike | tuple[ModelLike, str | Path |
     and prepares them: as ``tools/test.py`` does. Images of different shapes are not padded to each
     other's. Ctrl-C ends it after the batch at hand, and
     what was seen until then is what comes back. Nothing depends on the batch size or the number
-    of workers, but for the rounding of the model.
+    of workers, but for the rounding of the model. A warning says which models have random initial
+    weights.
 
     Args:
         models: One model or several, each a config, its path, a work dir, a name of MMPretrain's
@@ -157,6 +204,9 @@ def audit(models: ModelLike | Sequence[ModelLike | tuple[ModelLike, str | Path |
         check_out_dir(out_dir)  # before hours of work
     device = torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
     loaded = _load_models(models, names, device)
+    for model in loaded:
+        if model.checkpoint is None:
+            print_log(f'{model.name}: {UNTRAINED}', 'current', logging.WARNING)
     if images is None:
         images = 'digits' if all(model.digits for model in loaded) else 'photos'
     with ExitStack() as stack:
@@ -172,7 +222,8 @@ def audit(models: ModelLike | Sequence[ModelLike | tuple[ModelLike, str | Path |
             opened = open_images(images, model.pipeline, num_images, model.fit, suffixes)
             loaders.append(build_loader(opened, batch_size, num_workers))
         seen, sizes, examples = _measure(loaded, meters, loaders, num_subsampled)
-        result = Audit([_collect(*parts) for parts in zip(loaded, meters, sizes, examples)],
+        count = len(loaders[0].dataset)
+        result = Audit([_collect(*parts, count) for parts in zip(loaded, meters, sizes, examples)],
                        dict(source=str(images), **seen), describe_machine(device))
     if out_dir is not None:
         write_report(result, out_dir)
@@ -186,8 +237,8 @@ def _load_models(models: Any, names: Sequence[str] | None, device: torch.device
         models = [models]
     models = list(models)
     if not models or names is not None and len(names) != len(models):
-        raise ValueError(f'expected at least one model and as many `names`, but got {len(models)} '
-                         f'models and names {names}')
+        raise ValueError('expected at least one model and as many `names`, but got '
+                         f'{counted(len(models), "model")} and names {names}')
     loaded = []
     for index, model in enumerate(models):
         name = names[index] if names else None
@@ -223,11 +274,11 @@ def _measure(models: Sequence[LoadedModel], meters: Sequence[RedundancyMeter],
         for batches in zip(*loaders):
             for batch, model, meter, found in zip(batches, models, meters, sizes):
                 inputs, indices = batch['inputs'], batch['indices']
-                progress.start(f'{model.name}: {meter.images}/{count} images')
+                progress.start(f'{model.name}: {meter.images}/{counted(count, "image")}')
                 for places in group_shapes(inputs):
                     found.add(tuple(inputs[places[0]].shape[1:]))
-                    subsample = [indices[place] in chosen for place in places]
-                    with meter.measuring(subsample):
+                    own = [indices[place] for place in places]
+                    with meter.measuring([index in chosen for index in own], own):
                         _run(model, torch.stack([inputs[place] for place in places]))
                 progress.advance(len(indices) + len(batch['unreadable']))
             measured += indices
@@ -370,7 +421,8 @@ def _attention_to_patches(tap: Tap, record: AttentionRecord, inputs: Tensor) -> 
 
 
 def _collect(model: LoadedModel, meter: RedundancyMeter, sizes: set[Size],
-             examples: list[Example]) -> ModelAudit:
+             examples: list[Example], count: int) -> ModelAudit:
+    """The result for a model, of so many images, seen or not."""
     values = meter.compute()
     tap = meter.tap
     blocks = range(len(tap.blocks))
@@ -388,14 +440,14 @@ def _collect(model: LoadedModel, meter: RedundancyMeter, sizes: set[Size],
             per_head[name] = {matrix: [torch.tensor([quarter_energy(head) for head in heads])
                                        for heads in curves]
                               for matrix, curves in per_head.get(name, {}).items()}
-    facts = dict(source=model.source, checkpoint=model.checkpoint,
+    facts = dict(source=model.source, config=model.config, checkpoint=model.checkpoint,
                  backbone=type(getattr(tap.backbone, 'timm_model', tap.backbone)).__name__,
                  num_blocks=len(blocks), num_heads=_count_heads(tap),
                  num_prefix=tap.num_prefix, matrices=list(meter.matrices),
                  num_parameters=sum(p.numel() for p in tap.backbone.parameters()),
                  image_size=list(examples[0].pixels.shape[:2]), num_image_sizes=len(sizes))
     return ModelAudit(model.name, facts, layers, values, per_head, summary, examples,
-                      meter.gaps(HEAD_MATRICES))
+                      meter.gaps(HEAD_MATRICES), meter.shapes(), meter.per_image(count))
 
 
 def _count_heads(tap: Tap) -> list[int]:

@@ -70,6 +70,8 @@ class LoadedModel:
         fit (list[dict]): Transforms to that size, for images that are none of the config's own;
             none where the pipeline resizes.
         suffixes (tuple[str, ...]): How names of its images end.
+        config (str, optional): Its config as ``tools/train.py`` takes it, a path or
+            ``package::path``; None where it is in no file. Defaults to None.
     """
 
     name: str
@@ -81,6 +83,7 @@ class LoadedModel:
     image_size: tuple[int, int]
     fit: list[dict]
     suffixes: tuple[str, ...]
+    config: str | None = None
 
     @property
     def backbone(self) -> nn.Module:
@@ -113,10 +116,10 @@ def load_model(model: str | Path | Config | nn.Module, checkpoint: str | Path | 
         torch.default_generator.manual_seed(0)
         if isinstance(model, nn.Module):
             classifier, cfg, suggested = model, {}, type(model).__name__
-            source = suggested
+            source, named = suggested, None
         else:
             suggested, source, config, checkpoint = _find_config(model, checkpoint)
-            cfg = config.to_dict()
+            cfg, named = config.to_dict(), _name_config(source, config)
             classifier = _build(cfg, source)
         backbone = find_backbone(classifier)
         if not isinstance(classifier, BaseClassifier) or backbone is None:
@@ -145,7 +148,7 @@ def load_model(model: str | Path | Config | nn.Module, checkpoint: str | Path | 
         name or suggested, source, None if checkpoint is None else str(checkpoint), classifier,
         pipeline, type_name(dataset) == 'mmdiverse.Digits', size,
         [] if _resizes(pipeline) else _fit(size),
-        tuple(suffix.lower() for suffix in dataset.get('extensions') or SUFFIXES))
+        tuple(suffix.lower() for suffix in dataset.get('extensions') or SUFFIXES), named)
 
 
 @contextmanager
@@ -184,6 +187,19 @@ def _find_config(model: str | Path | Config, checkpoint: str | Path | None
     if checkpoint is None and not entry.weights:
         raise ValueError(f'no weights of {source} have been released; give a checkpoint')
     return source, source, entry.config, checkpoint or entry.weights
+
+
+def _name_config(source: str, config: Config) -> str | None:
+    """How ``tools/train.py`` is told of a config, None where no file holds it."""
+    if '::' in source:  # what MMEngine read is a temporary file
+        return source
+    if source.startswith(TIMM) or config.filename is None:
+        return None
+    parts = Path(config.filename).parts
+    if Path(source).exists() or '.mim' not in parts:
+        return config.filename
+    place = parts.index('.mim')  # where an installed package has the configs of its zoo
+    return f'{parts[place - 1]}::{"/".join(parts[place + 2:])}'
 
 
 def _similar(name: str, names: list[str]) -> str:

@@ -18,6 +18,7 @@ from ..image_mask import group_shapes
 from ..losses.base import off_diagonal
 from ..measures import Measure, find_measures
 from ..records import AttentionRecord, HeadRecord, Record, TokenRecord
+from ..spelling import counted
 from ..taps import Tap, build_tap
 from ..taps.base import EMBED, Layer, Weights, find_backbone
 from ..taps.windows import WindowTap
@@ -97,7 +98,8 @@ class Gap:
 class RedundancyMeter:
     """Measures a backbone in every forward pass that it makes within :meth:`measuring`.
 
-    Memory does not grow with the number of images. Values do not depend on how images are batched
+    Memory does not grow with the number of images, but for a few numbers of each whose index is
+    given. Values do not depend on how images are batched
     or shared out to processes, but for the rounding of the model itself.
 
     Blocks that lack what a measure is of are left out: those without attention maps at attention
@@ -146,6 +148,7 @@ class RedundancyMeter:
         self._active = False
         self._subsample: Sequence[bool] | None = None
         self._views = 1
+        self._indices: Sequence[int] | None = None
         # Of the pass that is measured now: what it was given, and what was captured.
         self._input_shape = torch.Size()
         self._seen: set[tuple[str, Layer]] = set()
@@ -242,6 +245,9 @@ class RedundancyMeter:
         self._without_grid.clear()
         self._last_chosen = True
         self._means: dict[tuple[str, Layer | None], RunningMean] = {}
+        # Of images with an index, their indices with their rows; and all shapes of their tokens.
+        self._kept: dict[tuple[str, Layer | None], list[tuple[list[int], Tensor]]] = {}
+        self._token_shapes: dict[Layer, set[tuple[int, int]]] = {}
         self._rows: dict[tuple[str, Layer | None], list[Tensor]] = {}
         #: Of a batch, the sums over the views that were seen.
         self._of_views: dict[tuple[str, Layer | None], Tensor] = {}
@@ -256,25 +262,31 @@ class RedundancyMeter:
         self.tap.detach()
 
     @contextmanager
-    def measuring(self, subsample: Sequence[bool] | None = None, views: int = 1) -> Iterator[None]:
+    def measuring(self, subsample: Sequence[bool] | None = None,
+                  indices: Sequence[int] | None = None, views: int = 1) -> Iterator[None]:
         """Measure the forward passes within the ``with`` block.
 
         Args:
             subsample (Sequence[bool], optional): Which images of the batch the dear measures look
                 at. Defaults to all.
+            indices (Sequence[int], optional): Of the images of the batch, under which
+                :meth:`per_image` has their values. Defaults to none, and no memory of single
+                images.
             views (int): How many forward passes one after the other are of the same images, as in
                 test-time augmentation: an image counts once, with the mean of its views. Defaults
                 to 1.
         """
-        self.start(subsample, views)
+        self.start(subsample, indices, views)
         try:
             yield
         finally:
             self.stop()
 
-    def start(self, subsample: Sequence[bool] | None = None, views: int = 1) -> None:
+    def start(self, subsample: Sequence[bool] | None = None,
+              indices: Sequence[int] | None = None, views: int = 1) -> None:
         """Measure every forward pass from now on; see :meth:`measuring`."""
-        self._active, self._subsample, self._views = True, subsample, views
+        self._active, self._subsample, self._indices = True, subsample, indices
+        self._views = views
         self._of_views.clear()  # of a batch that failed
         self._views_seen = 0
 
@@ -331,6 +343,62 @@ class RedundancyMeter:
             mean = RunningMean(next(self.tap.backbone.parameters()).new_zeros(shape))
         value = mean.mean()
         return (value if measure.finish is None else measure.finish(value)).cpu()
+
+    def per_image(self, count: int) -> dict[str, Tensor]:
+        """What every image with an index says of the measures that take images.
+
+        The mean over images is what :func:`summarize` gives, and their spread tells how far that
+        is from the mean over all images that there could be. Where a measure is no mean over
+        images, as linear CKA, it is made linear in these around its value.
+
+        Args:
+            count (int): How many images there are, of which some may not have been seen.
+
+        Returns:
+            dict[str, Tensor]: By name of the measure ``(count, L)``, of pairs of layers ``L - 1``,
+            in float64 on the CPU. NaN for images that it did not look at.
+        """
+        found = {}
+        for measure in self.measures:
+            if measure.captured == 'weight':
+                continue
+            layers = [None] if measure.axis == 'layer pair' else self.layers(measure)
+            columns = []
+            for layer in layers:
+                parts = self._kept.get((measure.name, layer), [])
+                width = len(self.layers(measure)) - 1 if layer is None else 1
+                column = torch.full((count, width), torch.nan, dtype=torch.float64)
+                if parts:
+                    rows = torch.cat([rows for _, rows in parts]).cpu()
+                    indices = [index for own, _ in parts for index in own]
+                    column[indices] = _linearise(measure, rows).reshape(len(rows), -1)
+                columns.append(column)
+            found[measure.name] = torch.cat(columns, dim=1)
+        return found
+
+    def shapes(self) -> dict[str, list[list[int | None] | None]]:
+        """Shapes of what was measured.
+
+        Returns:
+            dict[str, list]: As ``'tokens'`` the number of patch tokens, None where images differ
+            in it, and of channels, for every layer whose tokens were seen; of every matrix its rows
+            and columns for every block, None where it lacks the matrix.
+        """
+        shapes: dict[str, list[list[int | None] | None]] = {'tokens': []}
+        for layer in [*self._embed, *range(len(self.tap.blocks))]:
+            if seen := self._token_shapes.get(layer):
+                numbers, channels = zip(*seen)
+                shapes['tokens'].append([numbers[0] if len(seen) == 1 else None, channels[0]])
+        for matrix in self.matrices:
+            has = self.blocks_with(matrix)
+            shapes[matrix] = [self._matrix_shape(matrix, layer) if layer in has else None
+                              for layer in range(len(self.tap.blocks))]
+        return shapes
+
+    def _matrix_shape(self, matrix: str, layer: int) -> list[int]:
+        record, = self.tap.records('weight', layer, Weights((matrix, )))
+        self.tap.clear()
+        return list(record.shape[1:])
 
     @torch.no_grad()
     def measure_weights(self, matrices: Sequence[str] | None = None, per_head: bool = False
@@ -409,18 +477,33 @@ class RedundancyMeter:
             self.tap.records(*request)  # says what was not reached
         with torch.autocast(next(self.tap.backbone.parameters()).device.type, enabled=False):
             self._measure_tokens()
-        for key, rows in self._rows.items():
-            self._of_views[key] = self._of_views.get(key, 0.) + torch.cat(rows).double()
+        for key, parts in self._rows.items():
+            rows = torch.cat(parts)
+            total = self._of_views.get(key)
+            self._of_views[key] = rows if total is None else total + rows.double()
         self._rows.clear()
         self._views_seen += 1
         if self._views_seen < self._views:
             return
         for key, total in self._of_views.items():
-            self._means.setdefault(key, RunningMean()).add(total / self._views)
+            rows = total / self._views
+            self._means.setdefault(key, RunningMean()).add(rows)
+            self._keep(*key, rows)
         self._of_views.clear()
         self._views_seen = 0
         self._last_chosen = self._subsample is None or bool(self._subsample[-1])
         self.images += self._input_shape[0]
+
+    def _keep(self, name: str, layer: Layer | None, rows: Tensor) -> None:
+        """Keep what of single images tells the spread of a measure, if they have indices."""
+        if self._indices is None:
+            return
+        measure = next(measure for measure in self.measures if measure.name == name)
+        indices = [index for place, index in enumerate(self._indices)
+                   if not measure.subsampled or self._subsample is None or self._subsample[place]]
+        # What becomes a value only with the mean over images is kept whole until that is known.
+        rows = (rows if measure.finish else _per_item(measure, rows)).double()
+        self._kept.setdefault((name, layer), []).append((indices, rows))
 
     def _keep_tokens(self, record: TokenRecord) -> None:
         """Copy tokens to where those of the pass before were.
@@ -428,6 +511,7 @@ class RedundancyMeter:
         The memory of the model's own is then free for its next layer, as without a meter: to take
         new memory, and to give all of it back at the end, would slow the model down.
         """
+        self._token_shapes.setdefault(record.layer, set()).add(tuple(record.shape[1:]))
         kept = self._tokens.get(record.layer)
         if kept is None or (kept.shape, kept.dtype, kept.device) != (record.shape, record.dtype,
                                                                      record.device):
@@ -619,14 +703,36 @@ def summarize(measure: Measure, values: Values) -> list[float]:
         list[float]: One for each layer, of pairs of layers one less. NaN where it is not defined.
     """
     if measure.axis == 'layer pair':
-        return values.diagonal(1).tolist()
-    if measure.axis == 'head pair':
-        return [off_diagonal(value[None]).mean().item() for value in values]
+        return _per_item(measure, values[None])[0].tolist()
     if measure.captured == 'weight':
         of_matrices = [[quarter_energy(value) for value in layers] if measure.axis == 'component'
                        else [value.item() for value in layers] for layers in values.values()]
         return [_mean_of_known(layer) for layer in zip(*of_matrices)]
-    return [value.mean().item() for value in values]
+    return [_per_item(measure, value[None]).item() for value in values]
+
+
+def _per_item(measure: Measure, rows: Tensor) -> Tensor:
+    """One number for each of ``(B, ...)`` values of a layer, of pairs of layers ``(B, L - 1)``."""
+    if measure.axis == 'layer pair':
+        return rows.diagonal(1, -2, -1)
+    if measure.axis == 'head pair':
+        return off_diagonal(rows).mean(1)
+    return rows.reshape(len(rows), -1).mean(1)
+
+
+def _linearise(measure: Measure, rows: Tensor) -> Tensor:
+    """What each of ``(B, ...)`` images says of a layer: made linear where it is no mean of them."""
+    if measure.finish is None:
+        return rows  # summed up when they were kept
+    mean = rows.mean(0)
+
+    def value(mean: Tensor) -> Tensor:
+        return _per_item(measure, measure.finish(mean)[None]).flatten()
+
+    slopes = torch.autograd.functional.jacobian(value, mean).flatten(1)
+    # What is not defined between two layers, or heads, has no part in what is between others.
+    distances = (rows - mean).flatten(1)
+    return value(mean) + distances.nan_to_num() @ slopes.nan_to_num().mT
 
 
 def _mean_of_known(values: Iterable[float]) -> float:
@@ -672,7 +778,8 @@ def quarter_energy(energy: Tensor) -> float:
         energy (Tensor): Of the first k components, ``(K,)``.
 
     Returns:
-        float: In [0, 1]; a quarter where no component stands out. Lower is more diverse.
+        float: In [0, 1]; about a quarter where all components are equally strong, and more of
+        random weights: see :func:`~mmdiverse.measures.noise_quarter_energy`. Lower is more diverse.
     """
     return energy[math.ceil(len(energy) / 4) - 1].item()
 

@@ -16,6 +16,7 @@ from .weights import (
     eigenvalue_spread,
     neuron_cosine_max,
     neuron_cosine_mean,
+    noise_quarter_energy,
     pca_energy,
     stable_rank,
 )
@@ -24,8 +25,8 @@ __all__ = [
     'DEFAULT', 'MEASURES', 'SETS', 'Measure', 'attention_entropy', 'cross_layer_cosine',
     'effective_rank', 'eigenvalue_spread', 'find_measures', 'head_cosine', 'head_jensen_shannon',
     'head_output_cka_terms', 'linear_cka', 'linear_cka_terms', 'mean_attention_distance',
-    'neuron_cosine_max', 'neuron_cosine_mean', 'pca_energy', 'rank_collapse_residual',
-    'ridge_error', 'stable_rank',
+    'neuron_cosine_max', 'neuron_cosine_mean', 'noise_quarter_energy', 'pca_energy',
+    'rank_collapse_residual', 'ridge_error', 'stable_rank',
 ]
 
 CHEN = 'Chen et al., CVPR 2022 (arXiv 2203.06345)'
@@ -67,14 +68,14 @@ MEASURES: dict[str, Measure] = {measure.name: measure for measure in (
         formula='exp(− sum of p_k log p_k), p_k = σ_k / (sum of all σ), σ the singular values of '
                 'the patch tokens',
         range='1 to the lesser of tokens and channels', diverse='higher',
-        source='Roy and Vetterli, EUSIPCO 2007', subsampled=True),
+        source='Roy and Vetterli, EUSIPCO 2007', subsampled=True, width='rank'),
     _token(
         'ridge_error', 'ridge reconstruction error of tokens', ridge_error,
         meaning='What of a patch token cannot be told from all the others.',
         formula='mean over patch tokens i of ‖x_i − X₋ᵢᵀ w_i‖² / ‖x_i‖², w_i from ridge regression '
                 f'on all other tokens with penalty λ = {RIDGE:g} × mean of ‖x_j‖²',
         range='0 (combinations of each other) to 1 (orthogonal)', diverse='higher',
-        source='ridge regression, leave-one-out identities', subsampled=True),
+        source='ridge regression, leave-one-out identities', subsampled=True, width='bound'),
     _layers(
         'cross_layer_cosine', 'same token in two layers, cosine', cross_layer_cosine,
         meaning='How little a patch token turns from one layer to another.',
@@ -128,28 +129,30 @@ MEASURES: dict[str, Measure] = {measure.name: measure for measure in (
         meaning='How much of a matrix its first principal components hold.',
         formula='(sum of the first k of σ²) / (sum of all σ²), σ the singular values of the '
                 'matrix less its mean row',
-        range='0 to 1, over k', diverse='lower', source='principal component analysis of the rows'),
+        range='0 to 1, over k', diverse='lower', source='principal component analysis of the rows',
+        width='noise'),
     _matrix(
         'stable_rank', 'stable rank', stable_rank,
         meaning='How many directions a matrix really uses.',
         formula='‖W‖² (Frobenius) / σ₁²',
         range='1 to the lesser of rows and columns', diverse='higher',
-        source='Rudelson and Vershynin, J. ACM 2007'),
+        source='Rudelson and Vershynin, J. ACM 2007', width='rank'),
     _matrix(
         'eigenvalue_spread', 'eigenvalue spread', eigenvalue_spread,
         meaning='How unevenly a matrix stretches its directions.',
-        formula='(λ_max − λ_min)² of W Wᵀ', range='0 or more', diverse='lower', source=CHEN),
+        formula='(λ_max − λ_min)² of W Wᵀ', range='0 or more', diverse='lower', source=CHEN,
+        width='bound'),
     _matrix(
         'neuron_cosine_mean', 'neuron cosine, mean', neuron_cosine_mean,
         meaning='How alike two neurons of a matrix are on average.',
         formula='mean of |cos(w_i, w_j)| over rows i ≠ j', range='0 to 1', diverse='lower',
-        source='the absolute cosine of tokens, of rows'),
+        source='the absolute cosine of tokens, of rows', width='bound'),
     _matrix(
         'neuron_cosine_max', 'neuron cosine, maximum', neuron_cosine_max,
         meaning='How alike a neuron and its nearest twin are.',
         formula='mean over rows i of the maximum over j ≠ i of |cos(w_i, w_j)|',
         range='0 to 1 (every neuron has a twin)', diverse='lower',
-        source='the absolute cosine of tokens, of rows'),
+        source='the absolute cosine of tokens, of rows', width='bound'),
 )}
 
 #: One for each level, and the one that tells collapse.

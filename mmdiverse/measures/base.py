@@ -1,6 +1,7 @@
 """What a measure of redundancy is."""
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor
 
@@ -30,6 +31,10 @@ class Measure:
         subsampled (bool): Whether it is too dear for every image, because it takes an
             eigen-decomposition or the like: an audit takes a part of the images.
         finish (Callable, optional): From the mean over all images to the value.
+        width (str): How values of models of different width compare: ``'free'``, as they are;
+            ``'rank'``, in parts of the largest rank that a shape allows; ``'noise'``, in parts of
+            the way from noise of that shape to 1; or ``'bound'``, not at all, because width alone
+            moves them.
     """
 
     name: str
@@ -45,3 +50,4 @@ class Measure:
     source: str
     subsampled: bool = False
     finish: Callable[[Tensor], Tensor] | None = None
+    width: Literal['free', 'rank', 'noise', 'bound'] = 'free'

@@ -7,7 +7,6 @@ import math
 import os
 import re
 import shlex
-import statistics
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -20,12 +19,20 @@ from markupsafe import Markup, escape
 from PIL import Image
 from torch import Tensor
 
-from ..evaluation.audit import Audit, ModelAudit
-from ..evaluation.model_loading import AS_GIVEN
+from ..evaluation.audit import UNTRAINED, Audit, ModelAudit
+from ..evaluation.audit_comparison import DIGITS, NEITHER, STANDARD_ERRORS, compare_models
+from ..evaluation.model_loading import AS_GIVEN, TIMM
 from ..evaluation.redundancy import name_blocks
-from ..evaluation.verdict import Suggestion, format_fragment, judge, suggest
+from ..evaluation.verdict import (
+    Suggestion,
+    format_fragment,
+    judge,
+    suggest,
+    why_none,
+)
 from ..measures import MEASURES, Measure
 from ..records import LEVELS
+from ..spelling import counted
 from .audit_figures import (
     Panel,
     Tile,
@@ -41,6 +48,8 @@ TEMPLATE = Path(__file__).with_name('audit.html.j2')
 SECTIONS = {'patch': 'Patches', 'attention': 'Attention', 'weight': 'Weights'}
 DIRECTIONS = {'lower': '↓ Lower is more diverse.', 'higher': '↑ Higher is more diverse.',
               'neither': 'Neither direction is more diverse by itself.'}
+#: Stands for a config that the audit knows no file of.
+OWN_CONFIG = 'my_config.py'
 COLUMNS = ('model', 'level', 'measure', 'layer', 'other_layer', 'matrix', 'head', 'other_head',
            'component', 'value')
 
@@ -79,18 +88,20 @@ def write_report(audit: Audit, out_dir: str | Path) -> Path:
     figures = out_dir / 'figures'
     figures.mkdir(exist_ok=True)
     keys = _file_names([model.name for model in audit.models])
+    fragments = _fragment_paths(audit, out_dir)
     content = to_dict(audit)
     _write(out_dir / 'audit.json', json.dumps(content, allow_nan=False, indent=1) + '\n')
     _write(out_dir / 'audit.csv', _to_csv(content))
 
     recipes = []
-    for model, key in zip(audit.models, keys):
+    for model, path in zip(audit.models, fragments):
         suggestions = suggest(model)
-        path = out_dir / f'diversity_{key}.py'
-        fragment = format_fragment(suggestions, model.name)
+        command = _command(model, path)
+        fragment = format_fragment(suggestions, model.name, command, why_none(model))
         _write(path, fragment)
         recipes.append(dict(name=model.name, terms=[_term(item) for item in suggestions],
-                            fragment=fragment, file=path.name, command=_command(model, path)))
+                            fragment=fragment, file=path.name, command=command,
+                            config=_say_config(model), none=why_none(model)))
 
     sections: dict[str, list[list[tuple[Panel, Markup]]]] = {}
     first_panels: dict[str, str] = {}
@@ -115,10 +126,35 @@ def write_report(audit: Audit, out_dir: str | Path) -> Path:
         verdicts=[_verdict(model) for model in audit.models], table=_summary_table(audit.models),
         recipes=recipes, sections=sections, titles=SECTIONS, pictures=pictures, picture=_picture,
         measures=measured(audit.models), gaps=_gaps(audit.models), first_panels=first_panels,
-        directions=DIRECTIONS)
+        directions=DIRECTIONS, untrained=UNTRAINED, count=counted, errors=STANDARD_ERRORS)
     path = out_dir / 'audit.html'
     _write(path, page)
     return path
+
+
+def format_summary(audit: Audit, out_dir: str | Path) -> str:
+    """What a terminal shows of a report: findings, how to train against them, and where it is.
+
+    Args:
+        audit (Audit): From :func:`mmdiverse.audit`.
+        out_dir (str | Path): The folder of the report.
+    """
+    lines = []
+    for model, path in zip(audit.models, _fragment_paths(audit, Path(out_dir))):
+        lines += ['', model.name]
+        if model.untrained:
+            lines.append(f'  WARNING: {UNTRAINED}')
+        lines += [f'  {"!" if finding.redundant else " "} {finding.text}'
+                  for finding in judge(model)]
+        if suggest(model):
+            config = _say_config(model)
+            lines.append(f'  To train against it{f", {config}" if config else ""}: '
+                         f'{_command(model, path)}')
+    images = audit.images
+    interrupted = ', interrupted' if images['interrupted'] else ''
+    lines += ['', f'{images["measured"]} of {counted(images["asked"], "image")}{interrupted}',
+              str(Path(out_dir) / 'audit.html')]
+    return '\n'.join(lines)
 
 
 def to_dict(audit: Audit) -> dict[str, Any]:
@@ -132,17 +168,19 @@ def to_dict(audit: Audit) -> dict[str, Any]:
         suggestions = suggest(model)
         models.append(dict(
             name=model.name, facts=model.facts, layers=model.layers, values=model.values,
-            per_head=model.per_head, summary=model.summary,
+            per_head=model.per_head, summary=model.summary, shapes=model.shapes,
             examples=[example.name for example in model.examples],
             gaps=[vars(gap) for gap in model.gaps],
             findings=[vars(finding) for finding in judge(model)],
             suggestions=[vars(suggestion) for suggestion in suggestions],
-            fragment=format_fragment(suggestions, model.name)))
+            fragment=format_fragment(suggestions, model.name, none=why_none(model))))
     definitions = {measure.name: {key: getattr(measure, key) for key in (
         'title', 'level', 'axis', 'meaning', 'formula', 'range', 'diverse', 'source', 'subsampled')}
         for measure in measured(audit.models)}
-    return _plain(dict(models=models, images=audit.images, machine=audit.machine,
-                       definitions=definitions))
+    comparisons = [dict(vars(comparison), measure=comparison.measure.name)
+                   for comparison in compare_models(audit.models)]
+    return _plain(dict(models=models, comparisons=comparisons, images=audit.images,
+                       machine=audit.machine, definitions=definitions))
 
 
 def _plain(value: Any) -> Any:
@@ -233,36 +271,35 @@ def _verdict(model: ModelAudit) -> dict[str, Any]:
             levels.append(dict(level=level, title=title, findings=found,
                                redundant=any(finding.redundant for finding in found),
                                lacking=lacking.get(level)))
-    return dict(name=model.name, levels=levels, count=len(findings),
+    return dict(name=model.name, levels=levels, count=len(findings), untrained=model.untrained,
                 redundant=sum(finding.redundant for finding in findings))
 
 
 def _summary_table(models: Sequence[ModelAudit]) -> dict[str, list[dict[str, Any]]]:
     """Every measure over the layers, by level; of several models beside the first."""
     rows: dict[str, list[dict[str, Any]]] = {level: [] for level in LEVELS}
-    for measure in measured(models):
-        summaries = [[value for value in model.summary.get(measure.name, [])
-                      if not math.isnan(value)] for model in models]
-        means = [statistics.fmean(values) if values else math.nan for values in summaries]
-        texts = [say_number(mean, 4) for mean in means]
-        differences = [mean - means[0] for mean in means[1:]]
+    for comparison in compare_models(models):
+        measure = comparison.measure
+        known = [value for value in models[0].summary.get(measure.name, [])
+                 if not math.isnan(value)]
         rows[measure.level].append(dict(
-            measure=measure, texts=texts,
-            differences=[f'{"+" * (value > 0)}{say_number(value)}' for value in differences],
-            ends=[say_number(summaries[0][index], 4) if summaries[0] else '–'
-                  for index in (0, -1)],
-            winner=_most_diverse(measure, means, texts, [model.name for model in models])))
+            measure=measure, unit=comparison.unit,
+            texts=[say_number(value, DIGITS) for value in comparison.values],
+            spreads=[_say_spread(error) for error in comparison.errors],
+            differences=[f'{"+" * (value > 0)}{say_number(value)}'
+                         for value in comparison.differences],
+            difference_spreads=[
+                '' if math.isnan(value) else _say_spread(error) for value, error in
+                zip(comparison.differences, comparison.difference_errors)],
+            ends=[say_number(known[index], DIGITS) if known else '–' for index in (0, -1)],
+            winner=comparison.winner,
+            reason='–' if comparison.reason == NEITHER else comparison.reason))
     return rows
 
 
-def _most_diverse(measure: Measure, means: Sequence[float], texts: Sequence[str],
-                  names: Sequence[str]) -> str:
-    sign = {'lower': -1, 'higher': 1, 'neither': 0}[measure.diverse]
-    known = [(sign * mean, text) for mean, text in zip(means, texts) if not math.isnan(mean)]
-    if not sign or not known:
-        return '–'
-    best = max(known)[1]
-    return names[texts.index(best)] if texts.count(best) == 1 else 'alike'
+def _say_spread(error: float) -> str:
+    """A standard error beside its value, nothing where there is none."""
+    return '' if math.isnan(error) else f'± {say_number(error, 2)}'
 
 
 def _lead(model: ModelAudit) -> str:
@@ -275,7 +312,7 @@ def _lead(model: ModelAudit) -> str:
     size = _say_size(facts)
     weights = {None: 'random initial weights', AS_GIVEN: 'weights as given'}.get(
         facts['checkpoint'], 'weights of a checkpoint')
-    return (f'{facts["backbone"]} of {facts["num_blocks"]} blocks{heads or ""}, '
+    return (f'{facts["backbone"]} of {counted(facts["num_blocks"], "block")}{heads or ""}, '
             f'{facts["num_parameters"] / 1e6:.3g} million parameters, '
             f'images of {size}, {weights}')
 
@@ -294,6 +331,7 @@ def _facts_table(models: Sequence[ModelAudit]) -> dict[str, list[str]]:
         facts = model.facts
         for name, text in {
                 'source': facts['source'],
+                'config': facts.get('config') or '–',
                 'checkpoint': facts['checkpoint'] or 'none: random initial weights',
                 'backbone': facts['backbone'],
                 'blocks': str(facts['num_blocks']),
@@ -327,9 +365,27 @@ def _term(suggestion: Suggestion) -> dict[str, Any]:
 
 
 def _command(model: ModelAudit, fragment: Path) -> str:
+    """That trains the model with a fragment."""
+    config = model.facts.get('config') or OWN_CONFIG
+    return f'python tools/train.py {shlex.quote(config)} --diversity {shlex.quote(str(fragment))}'
+
+
+def _say_config(model: ModelAudit) -> str:
+    """What the config of :func:`_command` is where the audit knows of no file, else nothing."""
     source = model.facts['source']
-    config = shlex.quote(source) if source.endswith('.py') else 'CONFIG'
-    return f'python tools/train.py {config} --diversity {shlex.quote(str(fragment))}'
+    if model.facts.get('config'):
+        return ''
+    if source.startswith(TIMM):
+        name = source.removeprefix(TIMM)
+        return (f'with a config of your own in {OWN_CONFIG}, whose backbone is '
+                f"dict(type='TIMMBackbone', model_name={name!r})")
+    return f'with its config in {OWN_CONFIG}'
+
+
+def _fragment_paths(audit: Audit, out_dir: Path) -> list[Path]:
+    """Of the suggested terms of every model."""
+    keys = _file_names([model.name for model in audit.models])
+    return [out_dir / f'diversity_{key}.py' for key in keys]
 
 
 def _file_names(names: Sequence[str]) -> list[str]:

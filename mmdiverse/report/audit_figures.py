@@ -24,7 +24,7 @@ from torch import Tensor
 
 from ..evaluation.audit import ModelAudit
 from ..evaluation.redundancy import name_blocks, quarter_energy
-from ..measures import MEASURES, Measure
+from ..measures import MEASURES, Measure, noise_quarter_energy
 from ..taps.base import EMBED
 
 #: Inches. In a column of 358 CSS pixels a point is then 1.13 of them.
@@ -250,9 +250,23 @@ def _matrices_over_depth(measure: Measure, models: Sequence[ModelAudit], model: 
         axes.plot(_places(layers), values, **_line(index) | dict(linestyle='-'))
     every = [values for other in models for values in curves(other).values()]
     _finish_depth(axes, [(layers, values) for values in every], measure)
-    note = 'The first quarter of the components. ' * (measure.axis == 'component')
+    note = f'The first quarter of the components. {_say_noise(model, own)} ' \
+        if measure.axis == 'component' else ''
     return Panel(f'{key}_matrices', f'{measure.title}, matrix by matrix', whose, measure, figure,
                  f'{note}A line for each matrix. Values {_say_range(list(own.values()))}.')
+
+
+def _say_noise(model: ModelAudit, matrices: Sequence[str]) -> str:
+    """What noise of the shapes of some matrices has in a quarter of its components."""
+    alike: dict[str, list[str]] = {}
+    for matrix in matrices:
+        shapes = [shape for shape in model.shapes.get(matrix, []) if shape is not None]
+        noise = sorted({f'{noise_quarter_energy(*shape):.2f}' for shape in shapes})
+        if noise:
+            ends = ' to '.join(dict.fromkeys((noise[0], noise[-1])))
+            alike.setdefault(ends, []).append(matrix)
+    parts = [f'{ends} ({", ".join(names)})' for ends, names in alike.items()]
+    return f'Noise of their shapes has {", ".join(parts)}.' if parts else ''
 
 
 def _spectra(measure: Measure, models: Sequence[ModelAudit], model: ModelAudit, key: str,

@@ -1,5 +1,6 @@
 """The audit of real, tiny models over real images."""
 import os
+import re
 import signal
 import threading
 from pathlib import Path
@@ -14,7 +15,14 @@ from torch import nn
 
 import mmdiverse
 from mmdiverse.evaluation import audit as audit_module
-from mmdiverse.evaluation.audit import NUM_EXAMPLES, Audit, audit, choose_examples
+from mmdiverse.evaluation.audit import (
+    NUM_EXAMPLES,
+    UNTRAINED,
+    Audit,
+    Example,
+    audit,
+    choose_examples,
+)
 from mmdiverse.evaluation.model_loading import load_model
 from mmdiverse.measures import MEASURES
 from tests.runs import DIGITS, folder_config
@@ -345,6 +353,47 @@ def test_negative_workers_are_refused() -> None:
 
 def test_the_package_offers_it() -> None:
     assert mmdiverse.audit is audit
+
+
+def test_results_have_a_short_repr() -> None:
+    result = run(measures=['head_cosine', 'stable_rank'])
+    model = result.models[0]
+    assert repr(result) == "Audit(['deit-nano_digits'], 12 images of digits)"
+    assert repr(model) == "ModelAudit('deit-nano_digits', 4 blocks, 2 measures)"
+    assert re.fullmatch(r"Example\('.*', 16 x 16 pixels, maps of blocks 0 to 3\)",
+                        repr(model.examples[0]))
+    assert repr(Example('a', torch.zeros(2, 3, 3))) == "Example('a', 2 x 3 pixels, no maps)"
+
+
+def test_every_image_is_kept_in_its_place(folder: Path) -> None:
+    whole = run(images=folder, measures=['head_cosine', 'effective_rank'], num_subsampled=2)
+    model = whole.models[0]
+    per_image = model.per_image['head_cosine']
+    assert per_image.shape == (6, 4) and not per_image.isnan().any()
+    assert per_image.mean(0).tolist() == pytest.approx(model.summary['head_cosine'])
+    seen = ~model.per_image['effective_rank'].isnan().all(1)
+    assert seen.tolist() == [True, False, False, True, False, False]
+    (folder / '0' / '2.png').write_bytes(b'no image')
+    less = run(images=folder, measures=['head_cosine'], batch_size=2).models[0]
+    missing = less.per_image['head_cosine'].isnan().all(1)
+    assert missing.sum() == 1
+    torch.testing.assert_close(less.per_image['head_cosine'][~missing], per_image[~missing])
+
+
+def test_shapes_travel_with_the_result() -> None:
+    model = run(num_images=2).models[0]
+    rows, columns = model.matrix_shape('fc1', 3)
+    assert rows == 4 * columns and model.shapes['tokens'] == [[64, columns]] * 5
+    assert model.matrix_shape('unknown', 0) == (384, 384)
+
+
+def test_random_weights_are_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = []
+    monkeypatch.setattr(audit_module, 'print_log', lambda text, *_: said.append(text))
+    result = run([DEIT, load_model(DEIT).model], names=['drawn', 'given'],
+                 measures=['stable_rank'], num_images=1)
+    assert said == [f'drawn: {UNTRAINED}']
+    assert [model.untrained for model in result.models] == [True, False]
 
 
 def test_nothing_stays_attached() -> None:

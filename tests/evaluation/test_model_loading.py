@@ -81,7 +81,7 @@ class TestConfigs:
     def test_says_what_it_loaded(self) -> None:
         loaded = load_model(DEIT)
         assert (loaded.name, loaded.source) == ('deit-nano_digits', str(DEIT))
-        assert loaded.checkpoint is None and loaded.digits
+        assert loaded.checkpoint is None and loaded.digits and loaded.config == str(DEIT)
         assert isinstance(loaded.model, ImageClassifier) and not loaded.model.training
 
     def test_name_can_be_chosen(self) -> None:
@@ -114,6 +114,7 @@ class TestConfigs:
     def test_config_of_a_package(self) -> None:
         loaded = load_model('mmpretrain::deit/deit-tiny_4xb256_in1k.py')
         assert loaded.name == 'deit-tiny_4xb256_in1k' and not loaded.digits
+        assert loaded.config == 'mmpretrain::deit/deit-tiny_4xb256_in1k.py'
         assert loaded.model.data_preprocessor.to_rgb
 
     def test_types_may_be_classes(self, tmp_path: Path) -> None:
@@ -156,6 +157,7 @@ class TestWorkDirs:
     def test_config_and_last_checkpoint(self, work_dir: Path) -> None:
         loaded = load_model(work_dir)
         assert (loaded.name, loaded.source) == (work_dir.name, str(work_dir))
+        assert loaded.config == str(work_dir / 'deit-nano_diverse_digits.py')
         assert loaded.checkpoint == str(work_dir / 'epoch_1.pth') and loaded.digits
         state = torch.load(loaded.checkpoint, weights_only=True)['state_dict']
         backbone = {f'backbone.{key}': value
@@ -198,6 +200,7 @@ class TestZoo:
         monkeypatch.setitem(ModelHub._models_dict, ZOO, released)
         loaded = load_model('DeiT-tiny_4xb256_in1k')
         assert (loaded.name, loaded.checkpoint) == ('DeiT-tiny_4xb256_in1k', str(path))
+        assert loaded.config == 'mmpretrain::deit/deit-tiny_4xb256_in1k.py'
         assert same_backbone(loaded.model, wanted)
 
     def test_weights_that_cannot_be_downloaded(self, monkeypatch: pytest.MonkeyPatch,
@@ -232,7 +235,7 @@ class TestTimm:
                                        wrap: Callable) -> None:
         path = save(timm_model, tmp_path / 'timm.pth', wrap)
         loaded = load_model(f'timm:{TINY}', path)
-        assert (loaded.name, loaded.checkpoint) == (TINY, str(path))
+        assert (loaded.name, loaded.checkpoint, loaded.config) == (TINY, str(path), None)
         state = timm_model.state_dict()
         found = loaded.model.backbone.timm_model.state_dict()
         assert same_state(found, {key: state[key] for key in found})
@@ -289,6 +292,7 @@ class TestClassifiers:
         loaded = load_model(classifier)
         assert loaded.model is classifier and not classifier.training
         assert (loaded.name, loaded.checkpoint) == ('ImageClassifier', AS_GIVEN)
+        assert loaded.config is None
         assert same_backbone(classifier, before)
 
     def test_with_a_checkpoint(self, tmp_path: Path) -> None:

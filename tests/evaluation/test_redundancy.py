@@ -71,7 +71,7 @@ def images(family: Family, count: int = 6, dtype: torch.dtype = torch.float64) -
     return torch.randn(count, 3, side, side, generator=generator).to(dtype)
 
 
-def see(meter: RedundancyMeter, batches: Sequence[Tensor], **options: Sequence[bool]) -> None:
+def see(meter: RedundancyMeter, batches: Sequence[Tensor], **options: Sequence) -> None:
     with torch.no_grad(), meter.measuring(**options):
         for batch in batches:
             meter.tap.backbone(batch)
@@ -1187,6 +1187,74 @@ def test_many_rows_lose_nothing_to_rounding() -> None:
     for _ in range(1000):
         mean.add(torch.full((2, ), 0.1))
     assert mean.mean().item() == pytest.approx(torch.tensor(0.1).double().item(), rel=1e-12)
+
+
+# What single images say
+
+
+@two_families
+def test_what_images_say_is_on_average_what_is_measured(family: Family) -> None:
+    meter = RedundancyMeter(build(family), embed=True)
+    batch = images(family)
+    see(meter, [batch[:4]], indices=[0, 5, 1, 2], subsample=[True, True, False, True])
+    see(meter, [batch[4:]], indices=[6, 3], subsample=[False, True])
+    found, values = meter.per_image(8), meter.compute()
+    meter.detach()
+    assert list(found) == OF_IMAGES
+    for name, rows in found.items():
+        looked_at = [0, 2, 3, 5] if name in SUBSAMPLED else [0, 1, 2, 3, 5, 6]
+        summary = summarize(MEASURES[name], values[name])
+        assert rows.shape == (8, len(summary))
+        torch.testing.assert_close(rows[looked_at].mean(0), float64(summary), equal_nan=True)
+        others = [index for index in range(8) if index not in looked_at]
+        assert rows[others].isnan().all()
+    alone = measure(meter.tap.backbone, [batch[1:2]], ['head_cosine'])['head_cosine']
+    torch.testing.assert_close(found['head_cosine'][5],
+                               float64(summarize(MEASURES['head_cosine'], alone)))
+
+
+def test_the_spread_of_a_cka_is_that_of_leaving_images_out() -> None:
+    backbone, batch = build(VIT), images(VIT, 40)
+    meter = RedundancyMeter(backbone, ['linear_cka'])
+    see(meter, [batch], indices=range(40))
+    found = meter.per_image(40)
+    meter.detach()
+    for name, rows in found.items():
+        left_out = torch.stack([float64(summarize(MEASURES[name], measure(
+            backbone, [torch.cat([batch[:index], batch[index + 1:]])], [name])[name]))
+            for index in range(40)])
+        jackknife = left_out.std(0) * 39 / 40**.5
+        torch.testing.assert_close(rows.std(0) / 40**.5, jackknife, rtol=.1, atol=1e-6)
+
+
+def test_without_indices_no_image_is_remembered() -> None:
+    meter = RedundancyMeter(build(VIT), ['head_cosine'])
+    see(meter, [images(VIT)])
+    meter.detach()
+    assert not meter._kept and meter.per_image(6)['head_cosine'].isnan().all()
+
+
+def test_shapes_of_tokens_and_matrices() -> None:
+    backbone = build(VIT)
+    meter = RedundancyMeter(backbone, matrices='all', embed=True)
+    see(meter, [images(VIT)])
+    meter.detach()
+    shapes = meter.shapes()
+    channels = backbone.embed_dims
+    hidden = VIT.find_blocks(backbone)[0].ffn.layers[0][0].out_features
+    blocks = len(VIT.find_blocks(backbone))
+    tokens = math.prod(backbone.patch_resolution)
+    assert shapes['tokens'] == [[tokens, channels]] * (blocks + 1)
+    assert shapes['q'] == [[channels, channels]] * blocks
+    assert shapes['fc1'] == [[hidden, channels]] * blocks
+    assert shapes['fc2'] == [[channels, hidden]] * blocks
+
+
+def test_a_block_without_a_matrix_has_no_shape_of_it() -> None:
+    meter = RedundancyMeter(volo(outlook_attention=(True, False)), ['stable_rank'], 'all')
+    shapes = meter.shapes()
+    assert [shape is None for shape in shapes['q']] == [True, True, False]
+    assert None not in shapes['v']
 
 
 # One number for each layer

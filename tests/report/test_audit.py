@@ -19,12 +19,12 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from mmdiverse.config import CONFIGS, diversify
-from mmdiverse.evaluation.audit import Audit, audit
+from mmdiverse.evaluation.audit import UNTRAINED, Audit, audit
 from mmdiverse.evaluation.model_loading import load_model
 from mmdiverse.evaluation.verdict import judge, suggest
 from mmdiverse.measures import MEASURES
 from mmdiverse.registry import HOOKS
-from mmdiverse.report.audit import check_out_dir, to_dict, write_report
+from mmdiverse.report.audit import check_out_dir, format_summary, to_dict, write_report
 from mmdiverse.report.audit_figures import say_number
 from tests.taps.families.xcit import xcit
 
@@ -57,8 +57,16 @@ class Reader(HTMLParser):
 
 
 @pytest.fixture(scope='module')
-def audited() -> Audit:
+def untrained() -> Audit:
     return audit([DEIT, SWIN], names=NAMES, **FEW)
+
+
+@pytest.fixture(scope='module')
+def audited(untrained: Audit) -> Audit:
+    """The same as if the weights were from checkpoints."""
+    models = [replace(model, facts={**model.facts, 'checkpoint': 'last.pth'})
+              for model in untrained.models]
+    return replace(untrained, models=models)
 
 
 @pytest.fixture(scope='module')
@@ -67,9 +75,9 @@ def page(audited: Audit, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope='module')
-def single(audited: Audit, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    model = replace(audited.models[0], name='plain')
-    return write_report(replace(audited, models=[model]), tmp_path_factory.mktemp('one'))
+def single(untrained: Audit, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    model = replace(untrained.models[0], name='plain')
+    return write_report(replace(untrained, models=[model]), tmp_path_factory.mktemp('one'))
 
 
 @pytest.fixture(scope='module')
@@ -81,6 +89,14 @@ def text_of(page: Path) -> str:
     content = re.sub(r'<style.*?</style>|<svg.*?</svg>|<[^>]*>', ' ',
                      page.read_text(encoding='utf-8'), flags=re.S)
     return ' '.join(unescape(content).split())
+
+
+def of(audited: Audit, facts: dict) -> Audit:
+    """The audit of the first model alone, of which other facts are known, with heads alike."""
+    model = audited.models[0]
+    heads = [torch.ones_like(matrix) for matrix in model.values['head_cosine']]
+    return replace(audited, models=[replace(model, facts={**model.facts, **facts},
+                                            values={**model.values, 'head_cosine': heads})])
 
 
 def write_other(audited: Audit, folder: Path, **images) -> Path:
@@ -179,6 +195,63 @@ def test_fragments_diversify_a_training(audited: Audit, page: Path) -> None:
     assert terms == sum(len(suggest(model)) for model in audited.models) > 0
 
 
+@pytest.mark.parametrize(('source', 'config', 'said'), [
+    ('a/plain.py', 'a/plain.py', 'train.py a/plain.py --diversity'),
+    ('my run', 'my run/plain config.py', "train.py 'my run/plain config.py' --diversity"),
+    ('deit-tiny_4xb256_in1k', 'mmpretrain::deit/deit-tiny_4xb256_in1k.py',
+     'train.py mmpretrain::deit/deit-tiny_4xb256_in1k.py --diversity')])
+def test_the_command_names_the_config(audited: Audit, tmp_path: Path, source: str, config: str,
+                                      said: str) -> None:
+    result = of(audited, facts=dict(source=source, config=config))
+    page = write_other(result, tmp_path / 'a folder')
+    fragment = page.parent / 'diversity_b.py'
+    command = f"{said} '{fragment}'"
+    assert command in text_of(page) and f'# Train with them by: python tools/{command}' in \
+        fragment.read_text()
+    assert command in format_summary(result, page.parent)
+
+
+@pytest.mark.parametrize(('source', 'said'), [
+    ('timm:vit_tiny_patch16_224', "with a config of your own in my_config.py, whose backbone is "
+     "dict(type='TIMMBackbone', model_name='vit_tiny_patch16_224')"),
+    ('ImageClassifier', 'with its config in my_config.py')])
+def test_where_no_file_holds_the_config_it_is_said(audited: Audit, tmp_path: Path, source: str,
+                                                   said: str) -> None:
+    result = of(audited, facts=dict(source=source, config=None))
+    assert f'Train with it, {said}, by python tools/train.py my_config.py' in text_of(
+        write_other(result, tmp_path))
+    assert f'To train against it, {said}: ' in format_summary(result, tmp_path)
+
+
+def test_random_weights_are_warned_of_and_get_no_recipe(untrained: Audit, tmp_path: Path) -> None:
+    text = text_of(write_other(untrained, tmp_path))
+    assert f'Warning: {UNTRAINED}.' in text and f'No term: {UNTRAINED}.' in text
+    assert 'tools/train.py' not in text.replace('for tools/train.py --diversity', '')
+    assert f'# None: {UNTRAINED}.' in (tmp_path / 'diversity_b.py').read_text()
+    assert not Config.fromfile(tmp_path / 'diversity_b.py').diversity.terms
+    assert all(not model['suggestions'] for model in to_dict(untrained)['models'])
+    summary = format_summary(untrained, tmp_path)
+    assert summary.count(f'WARNING: {UNTRAINED}') == 2 and 'train.py' not in summary
+
+
+def test_weights_of_a_checkpoint_are_not_warned_of(audited: Audit, page: Path) -> None:
+    assert UNTRAINED not in text_of(page) + format_summary(audited, page.parent)
+
+
+def test_one_of_everything_is_said_in_the_singular(audited: Audit, tmp_path: Path) -> None:
+    model = audited.models[0]
+    alone = replace(model, facts={**model.facts, 'num_blocks': 1, 'num_heads': [1]})
+    result = replace(audited, models=[alone], machine={**audited.machine, 'threads': 1})
+    text = text_of(write_other(result, tmp_path, measured=1, asked=1, interrupted=True))
+    summary = format_summary(replace(result, images={**audited.images, 'measured': 1, 'asked': 1}),
+                             tmp_path)
+    assert '1 thread)' in text
+    prose = text.partition('Definitions head cosine')[0]  # what follows are tables
+    assert not re.search(r'\b1 (images|findings|blocks|heads|matrices|measures)', prose)
+    assert '1 of 1 finding point' in text or 'in 1 finding.' in text
+    assert '1 of 1 image.' in text and '1 of 1 image\n' in summary
+
+
 def test_unwritable_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / 'file').write_text('')
     with pytest.raises(OSError, match=r"file.*--out"):
@@ -266,6 +339,27 @@ def test_comparison_names_the_more_diverse(audited: Audit, page: Path) -> None:
     assert row[:3] == (*(say_number(mean, 4) for mean in means),
                        f'{"+" * (means[1] > means[0])}{say_number(means[1] - means[0])}')
     assert row[3] == NAMES[int(np.argmin(means))]
+
+
+def test_no_winner_within_noise_or_of_another_width(page: Path) -> None:
+    comparisons = json.loads((page.parent / 'audit.json').read_text())['comparisons']
+    assert [comparison['measure'] for comparison in comparisons] == list(MEASURES)
+    content = page.read_text(encoding='utf-8')
+    for comparison in comparisons:
+        row, = re.findall(rf'<tr><th scope="row"><a href="#definition-{comparison["measure"]}">'
+                          '.*?</tr>', content, flags=re.S)
+        *_, last = re.findall(r'<td class="(\w+)">([^<]*)</td>', row)
+        said = {'neither direction is': '–'}.get(comparison['reason'], comparison['reason'])
+        assert last[0] == ('winner' if comparison['winner'] else 'reason')
+        assert unescape(last[1]).lstrip('↓↑ ') == (comparison['winner'] or said)
+        assert comparison['unit'] in row
+    found = {comparison['measure']: comparison for comparison in comparisons}
+    assert found['eigenvalue_spread']['reason'] == 'widths differ'
+    assert found['stable_rank']['unit'] and max(found['stable_rank']['values']) < 1
+    assert found['token_cosine_absolute']['difference_errors'][0] > 0
+    spreads = Reader(page).all('data-spread')
+    assert sum(spread.startswith('± ') for spread in spreads) > 30
+    assert '2 standard errors' in text_of(page)
 
 
 def test_page_of_one_model_compares_nothing(single: Path) -> None:

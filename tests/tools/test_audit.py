@@ -36,6 +36,7 @@ def test_two_models_side_by_side(tmp_path: Path) -> None:
     ended = audit(DEIT, '--beside', SWIN, '--names', 'first', 'second', '--out', tmp_path)
     assert ended.returncode == 0, ended.stderr
     assert 'first\n' in ended.stdout and 'second\n' in ended.stdout
+    assert ended.stdout.count('WARNING: random initial weights') == 2
     assert '6 of 6 images' in ended.stdout and str(tmp_path / 'audit.html') in ended.stdout
     content = json.loads((tmp_path / 'audit.json').read_text(), parse_constant=pytest.fail)
     assert [model['name'] for model in content['models']] == ['first', 'second']

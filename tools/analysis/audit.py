@@ -16,8 +16,8 @@ import mmdiverse  # first: it says what to install where a host is missing
 
 # isort: split
 from mmdiverse.datasets.audit_images import name_skipped
-from mmdiverse.evaluation.verdict import judge
 from mmdiverse.measures import MEASURES
+from mmdiverse.report.audit import format_summary
 
 
 def parse_args() -> argparse.Namespace:
@@ -69,20 +69,13 @@ def main() -> int:
         sys.exit(f'{type(error).__name__}: {error}')
     except KeyboardInterrupt:
         sys.exit('Interrupted before the first image: there is nothing to report.')
-    images = result.images
-    for model in result.models:
-        print(f'\n{model.name}')
-        for finding in judge(model):
-            print(f'  {"!" if finding.redundant else " "} {finding.text}')
-    print(f'\n{images["measured"]} of {images["asked"]} images'
-          + (', interrupted' if images['interrupted'] else ''))
-    if images['skipped']:
-        skipped = name_skipped([file['name'] for file in images['skipped']])
+    if result.images['skipped']:
+        skipped = name_skipped([file['name'] for file in result.images['skipped']])
         print(f'skipped {skipped}', file=sys.stderr)
-    for image in images['unreadable']:
+    for image in result.images['unreadable']:
         print(f'skipped {image["name"]}: {image["reason"]}', file=sys.stderr)
-    print(out / 'audit.html')
-    return int(images['interrupted'])
+    print(format_summary(result, out))
+    return int(result.images['interrupted'])
 
 
 if __name__ == '__main__':
