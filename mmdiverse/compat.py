@@ -1,6 +1,7 @@
 """What current torch, setuptools and transformers broke in the host packages, and the mends.
 
-Each mend uses a door that torch or the host itself leaves open; none replaces a host's function.
+Each mend uses a door that torch or the host itself leaves open. One has none, and wraps a function
+of MMEngine in the module that calls it (:func:`find_editable_configs`).
 :func:`apply` runs at ``import mmdiverse``, the process group is the launch tools' affair.
 """
 from __future__ import annotations
@@ -10,6 +11,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import wraps
 from importlib.metadata import PackageNotFoundError, distribution
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,8 +26,8 @@ def apply() -> list[str]:
         list[str]: Names of the mends applied by this call; a second call finds nothing to do.
     """
     mends = (allow_checkpoint_globals, register_weights_schemes, guard_checkpoint_loaders,
-             write_files_atomically, register_config_package, find_onedl_segmentation,
-             let_sharded_runs_resume, disable_broken_multimodal)
+             write_files_atomically, register_config_package, find_editable_configs,
+             find_onedl_segmentation, let_sharded_runs_resume, disable_broken_multimodal)
     return [mend.__name__ for mend in mends if mend()]
 
 
@@ -186,6 +188,42 @@ def register_config_package() -> bool:
     except PackageNotFoundError:  # run from a source tree: MMEngine asks the import system anyway
         at_location = True
     MODULE2PACKAGE['mmdiverse'] = 'mmdiverse' if at_location else 'mmdiverse.version'
+    return True
+
+
+def find_editable_configs() -> bool:
+    """Makes ``with read_base(): from mmdiverse.configs... import *`` work in an editable install.
+
+    Breaks: OpenMMLab's MMEngine; for a config in new style it joins the distribution's location and
+    the package's name, and of a modern editable install only a pointer lies there. So it is for any
+    package, not ours alone.
+    Symptom: ``ConfigParsingError: .../site-packages/mmdiverse/configs/... not found! It means that
+    incorrect module is defined``, but in a process that stands in the clone, where MMEngine finds
+    the metadata of the build.
+
+    No table or registry leads there. ``get_installed_path`` is wrapped where configs are parsed: the
+    import system is asked first, as for every other import of such a config, and MMEngine where
+    that knows no module of the name.
+
+    Not applied twice.
+
+    Returns:
+        bool: Whether the function was wrapped by this call.
+    """
+    from mmengine.config import config
+
+    ask_host = config.get_installed_path
+    if ask_host.__module__ == __name__:
+        return False
+
+    @wraps(ask_host, assigned=('__doc__', '__name__'))
+    def get_installed_path(package: str) -> str:
+        spec = find_spec(package)
+        if spec is None or spec.origin is None:  # not a module, or one without a file
+            return ask_host(package)
+        return str(Path(spec.origin).parent)
+
+    config.get_installed_path = get_installed_path
     return True
 
 
