@@ -201,8 +201,8 @@ def find_editable_configs() -> bool:
     incorrect module is defined``, but in a process that stands in the clone, where MMEngine finds
     the metadata of the build.
 
-    No table or registry leads there. ``get_installed_path`` is wrapped where configs are parsed: the
-    import system is asked first, as for every other import of such a config, and MMEngine where
+    No table or registry leads there, so ``get_installed_path`` is wrapped where configs are parsed:
+    the import system is asked first, as for every other import of such a config, and MMEngine where
     that knows no module of the name.
 
     Not applied twice.
