@@ -1,7 +1,8 @@
 """What current torch, setuptools and transformers broke in the host packages, and the mends.
 
-Each mend uses a door that torch or the host itself leaves open; none replaces a host's function.
-The text of a config has no door: :func:`write_readable_configs` wraps the property that makes it.
+Each mend uses a door that torch or the host itself leaves open. Two things have none and are
+wrapped: the text of a config (:func:`write_readable_configs`), and the finding of a package's place
+(:func:`find_editable_configs`). No other function of a host is touched.
 :func:`apply` runs at ``import mmdiverse``, the process group is the launch tools' affair.
 """
 from __future__ import annotations
@@ -29,9 +30,9 @@ def apply() -> list[str]:
         list[str]: Names of the mends applied by this call; a second call finds nothing to do.
     """
     mends = (allow_checkpoint_globals, register_weights_schemes, guard_checkpoint_loaders,
-             write_files_atomically, register_config_package, find_onedl_segmentation,
-             write_readable_configs, let_sharded_runs_resume, explain_missing_prefix,
-             disable_broken_multimodal)
+             write_files_atomically, register_config_package, find_editable_configs,
+             find_onedl_segmentation, write_readable_configs, let_sharded_runs_resume,
+             explain_missing_prefix, disable_broken_multimodal)
     return [mend.__name__ for mend in mends if mend()]
 
 
@@ -202,6 +203,42 @@ def register_config_package() -> bool:
     except PackageNotFoundError:  # run from a source tree: MMEngine asks the import system anyway
         at_location = True
     MODULE2PACKAGE['mmdiverse'] = 'mmdiverse' if at_location else 'mmdiverse.version'
+    return True
+
+
+def find_editable_configs() -> bool:
+    """Makes ``with read_base(): from mmdiverse.configs... import *`` work in an editable install.
+
+    Breaks: OpenMMLab's MMEngine; for a config in new style it joins the distribution's location and
+    the package's name, and of a modern editable install only a pointer lies there. So it is for any
+    package, not ours alone.
+    Symptom: ``ConfigParsingError: .../site-packages/mmdiverse/configs/... not found! It means that
+    incorrect module is defined``, but in a process that stands in the clone, where MMEngine finds
+    the metadata of the build.
+
+    No table or registry leads there, so ``get_installed_path`` is wrapped where configs are parsed:
+    the import system is asked first, as for every other import of such a config, and MMEngine where
+    that knows no module of the name.
+
+    Not applied twice.
+
+    Returns:
+        bool: Whether the function was wrapped by this call.
+    """
+    from mmengine.config import config
+
+    ask_host = config.get_installed_path
+    if ask_host.__module__ == __name__:
+        return False
+
+    @wraps(ask_host, assigned=('__doc__', '__name__'))
+    def get_installed_path(package: str) -> str:
+        spec = find_spec(package)
+        if spec is None or spec.origin is None:  # not a module, or one without a file
+            return ask_host(package)
+        return str(Path(spec.origin).parent)
+
+    config.get_installed_path = get_installed_path
     return True
 
 

@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 
 import mmpretrain
 import torch
+from mmengine.config import Config
 
 import mmdiverse
 
@@ -51,6 +52,13 @@ def main() -> None:
               'train_cfg.max_epochs=1', 'train_dataloader.num_batch_per_epoch=10')
     check('loss_patch_cosine' in log and Path('host/epoch_1.pth').is_file(),
           "MMPretrain's own train.py trains what has types of 'mmdiverse.'")
+
+    Path('new_style.py').write_text(
+        'from mmengine.config import read_base\n'
+        'with read_base():\n'
+        '    from mmdiverse.configs.deit.deit_small_diverse_8xb128_in1k import *\n')
+    terms = Config.fromfile('new_style.py').custom_hooks[-1].terms
+    check(len(terms) == 4, 'a config in new style inherits one of the package')
 
     check(NAME in mmdiverse.list_models('*diverse*'), 'list_models knows the models')
     model = mmdiverse.get_model(NAME, pretrained='ours/epoch_1.pth')

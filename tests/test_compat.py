@@ -315,6 +315,37 @@ class TestConfigPackage:
         assert found == ROOT / 'mmdiverse'
 
 
+class TestEditableConfigs:
+    """Packages whose metadata lie in site-packages, and their sources elsewhere."""
+
+    CONFIG = 'with read_base():\n    from ours.configs.base import *\nb = a + 1\n'
+
+    def test_a_new_style_config_inherits_from_one(self, monkeypatch, tmp_path):
+        from mmengine.config import Config, config
+
+        package = tmp_path / 'src' / 'ours'
+        (package / 'configs').mkdir(parents=True)
+        (package / '__init__.py').touch()
+        (package / 'configs' / 'base.py').write_text('a = 1\n')
+        path = tmp_path / 'mine.py'
+        path.write_text(f'from mmengine.config import read_base\n{self.CONFIG}')
+        monkeypatch.syspath_prepend(tmp_path / 'src')
+        monkeypatch.setattr(config, 'get_installed_path', lambda name: f'/site-packages/{name}')
+        with pytest.raises(Exception, match='/site-packages/ours/configs/base.py not found'):
+            Config.fromfile(path)
+        assert compat.find_editable_configs()
+        assert Config.fromfile(path).b == 2
+        assert not compat.find_editable_configs()
+
+    @pytest.mark.parametrize('name', ['mmsegmentation', 'name-with-dashes'])
+    def test_what_is_no_module_is_left_to_mmengine(self, monkeypatch, name):
+        from mmengine.config import config
+
+        monkeypatch.setattr(config, 'get_installed_path', lambda package: f'asked for {package}')
+        compat.find_editable_configs()
+        assert config.get_installed_path(name) == f'asked for {name}'
+
+
 class TestSegmentationPackage:
 
     @pytest.mark.parametrize('distribution, entry', [
@@ -590,11 +621,14 @@ class TestMissingPrefix:
 
 def test_apply_names_what_it_did_and_a_second_call_finds_nothing(monkeypatch):
     from mmengine._strategy.fsdp import FSDPStrategy
+    from mmengine.config import config
     from mmengine.config.utils import MODULE2PACKAGE
     from mmengine.registry import HOOKS, STRATEGIES, build_from_cfg
     from mmengine.runner import checkpoint
+    from mmengine.utils import get_installed_path
 
     monkeypatch.delitem(MODULE2PACKAGE, 'mmdiverse')
+    monkeypatch.setattr(config, 'get_installed_path', get_installed_path)
     monkeypatch.setitem(STRATEGIES.module_dict, 'FSDPStrategy', FSDPStrategy)
     torch.serialization.clear_safe_globals()
     monkeypatch.setattr(CheckpointLoader, '_schemes', {'': checkpoint.load_from_local})
@@ -603,8 +637,9 @@ def test_apply_names_what_it_did_and_a_second_call_finds_nothing(monkeypatch):
     monkeypatch.setattr(HOOKS, 'build_func', build_from_cfg)
     assert compat.apply() == ['allow_checkpoint_globals', 'register_weights_schemes',
                               'guard_checkpoint_loaders', 'write_files_atomically',
-                              'register_config_package', 'write_readable_configs',
-                              'let_sharded_runs_resume', 'explain_missing_prefix']
+                              'register_config_package', 'find_editable_configs',
+                              'write_readable_configs', 'let_sharded_runs_resume',
+                              'explain_missing_prefix']
     assert compat.apply() == []
 
 

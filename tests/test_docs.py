@@ -11,6 +11,7 @@ import inspect
 import re
 import runpy
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -30,6 +31,7 @@ from mmengine.registry import Registry
 
 from mmdiverse import compat, registry
 from mmdiverse.config import list_fragments
+from mmdiverse.evaluation.study import load_study
 from mmdiverse.launch import config_path
 from tests.runs import DIGITS
 from tests.test_guard import MODULES, public_definitions
@@ -125,6 +127,14 @@ OF_TOOLBOXES = 'downstream'
                                   and any(map(is_executed, blocks(page)))])
 def test_examples_run(name: str, workplace: Path, capsys: pytest.CaptureFixture) -> None:
     run_examples(name, capsys)
+
+
+def test_the_example_of_a_study_is_one(tmp_path: Path) -> None:
+    source, = (block.text for block in blocks(PAGES['study']) if block.language == 'yaml')
+    shutil.copytree(ROOT / 'configs', tmp_path / 'configs')
+    path = tmp_path / 'configs' / 'cifar' / 'my_study.yaml'
+    path.write_text(source, encoding='utf-8')
+    assert len(load_study(path).runs(tmp_path)) == 3 * 3
 
 
 def run_examples(name: str, capsys: pytest.CaptureFixture) -> None:

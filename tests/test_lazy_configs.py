@@ -12,7 +12,9 @@ import mmdiverse
 from mmdiverse.config import load_config, type_name
 from mmdiverse.hooks import DiversityHook
 from mmdiverse.registry import HOOKS
+from tests.processes import run_script
 
+ROOT = Path(__file__).resolve().parents[1]
 LAZY = Path(mmdiverse.__file__).parent / 'configs'
 TEXT = Path(mmdiverse.__file__).parents[1] / 'configs'
 #: MMEngine's names of two initializers differ from those of the classes.
@@ -76,13 +78,34 @@ def test_a_new_style_config_builds_a_model_that_its_terms_fit(name: str) -> None
         assert hook.tap is not None
 
 
-def test_a_new_style_config_is_inherited(tmp_path: Path) -> None:
-    path = tmp_path / 'mine.py'
-    path.write_text(
-        'from mmengine.config import read_base\n'
-        'with read_base():\n'
-        '    from mmdiverse.configs.deit.deit_small_diverse_8xb128_in1k import *\n'
-        'train_dataloader.update(batch_size=32)\n')
+INHERITS = '''
+from mmengine.config import read_base
+with read_base():
+    from mmdiverse.configs.{module} import *
+train_dataloader.update(batch_size=3)
+'''
+LOADS = '''
+import sys
+import mmdiverse
+from mmengine.config import Config
+for path in sys.argv[1:]:
     cfg = Config.fromfile(path)
-    assert cfg.train_dataloader.batch_size == 32
-    assert type_name(cfg.custom_hooks[-1]) == 'mmdiverse.DiversityHook'
+    hooks = [hook.type.__name__ for hook in cfg.get('custom_hooks') or []]
+    print('batches of', cfg.train_dataloader.batch_size, cfg.model.backbone.type.__name__, hooks)
+'''
+
+
+def test_new_style_configs_are_inherited_outside_of_the_clone(tmp_path: Path) -> None:
+    script = tmp_path / 'load.py'
+    script.write_text(LOADS)
+    for number, name in enumerate(LEAVES):
+        module = name.replace('/', '.')
+        (tmp_path / f'{number}.py').write_text(INHERITS.format(module=module))
+    files = [f'{number}.py' for number in range(len(LEAVES))]
+    status, printed = run_script([str(script), *files], tmp_path, ROOT)
+    assert status == 0, printed
+    assert [line for line in printed.splitlines() if line.startswith('batches of')] == [
+        "batches of 3 VisionTransformer ['EMAHook']",
+        "batches of 3 VisionTransformer ['EMAHook', 'DiversityHook']",
+        'batches of 3 SwinTransformer []',
+        "batches of 3 SwinTransformer ['DiversityHook']"]

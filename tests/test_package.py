@@ -243,7 +243,7 @@ def test_an_editable_install_links_to_the_checkout(source, tmp_path):
 @pytest.mark.slow
 def test_an_installed_wheel_trains_and_tests_without_a_clone(installed, tmp_path):
     log = python(ROOT / 'tests' / 'smoke_wheel.py', cwd=tmp_path, PYTHONPATH=str(installed))
-    assert log.count('passed: ') == 7
+    assert log.count('passed: ') == 8
 
 
 @pytest.mark.skipif(find_spec('mim') is None or find_spec('pkg_resources') is None,

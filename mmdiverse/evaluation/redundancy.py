@@ -18,7 +18,6 @@ from ..image_mask import group_shapes
 from ..losses.base import off_diagonal
 from ..measures import Measure, find_measures
 from ..records import AttentionRecord, HeadRecord, Record, TokenRecord
-from ..spelling import counted
 from ..taps import Tap, build_tap
 from ..taps.base import EMBED, Layer, Weights, find_backbone
 from ..taps.windows import WindowTap
