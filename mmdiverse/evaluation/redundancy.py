@@ -655,7 +655,8 @@ def quarter_energy(energy: Tensor) -> float:
         energy (Tensor): Of the first k components, ``(K,)``.
 
     Returns:
-        float: In [0, 1]; a quarter where no component stands out. Lower is more diverse.
+        float: In [0, 1]; about a quarter where all components are equally strong, and more of
+        random weights: see :func:`~mmdiverse.measures.noise_quarter_energy`. Lower is more diverse.
     """
     return energy[math.ceil(len(energy) / 4) - 1].item()
 

@@ -16,6 +16,7 @@ from .weights import (
     eigenvalue_spread,
     neuron_cosine_max,
     neuron_cosine_mean,
+    noise_quarter_energy,
     pca_energy,
     stable_rank,
 )
@@ -24,8 +25,8 @@ __all__ = [
     'DEFAULT', 'MEASURES', 'SETS', 'Measure', 'attention_entropy', 'cross_layer_cosine',
     'effective_rank', 'eigenvalue_spread', 'find_measures', 'head_cosine', 'head_jensen_shannon',
     'head_output_cka_terms', 'linear_cka', 'linear_cka_terms', 'mean_attention_distance',
-    'neuron_cosine_max', 'neuron_cosine_mean', 'pca_energy', 'rank_collapse_residual',
-    'ridge_error', 'stable_rank',
+    'neuron_cosine_max', 'neuron_cosine_mean', 'noise_quarter_energy', 'pca_energy',
+    'rank_collapse_residual', 'ridge_error', 'stable_rank',
 ]
 
 CHEN = 'Chen et al., CVPR 2022 (arXiv 2203.06345)'

@@ -1,4 +1,6 @@
 """How redundant matrices are: closed forms, and the same numbers from SciPy and scikit-learn."""
+import math
+
 import numpy as np
 import pytest
 import scipy.linalg
@@ -11,6 +13,7 @@ from mmdiverse.measures import (
     eigenvalue_spread,
     neuron_cosine_max,
     neuron_cosine_mean,
+    noise_quarter_energy,
     pca_energy,
     stable_rank,
 )
@@ -53,6 +56,27 @@ def test_energy_of_a_simplex_is_a_straight_line() -> None:
     # The centred rows of an identity have M - 1 equal singular values.
     energy = pca_energy(record(torch.eye(5, dtype=torch.float64)))[0]
     torch.testing.assert_close(energy, torch.tensor([.25, .5, .75, 1., 1.]).double())
+
+
+@pytest.mark.parametrize('shape, tolerance', [
+    ((64, 64), 0.004), ((64, 256), 0.004), ((256, 64), 0.004), ((63, 66), 0.004), ((8, 8), 0.015),
+    ((4, 16), 0.015), ((64, 2), 0.015), ((2, 64), 0.015), ((64, 1), 1e-9), ((1, 64), 1e-9)])
+def test_quarter_energy_of_noise(shape: tuple[int, int], tolerance: float) -> None:
+    energy = pca_energy(WeightRecord(randn(6400 // min(shape)**2 + 20, *shape)))
+    quarter = energy[:, math.ceil(min(shape) / 4) - 1].mean().item()
+    assert noise_quarter_energy(*shape) == pytest.approx(quarter, abs=tolerance)
+
+
+@pytest.mark.parametrize('shape, expected', [((768, 768), 0.62), ((3072, 768), 0.43),
+                                             ((768, 3072), 0.43), ((10**7, 64), 0.25)])
+def test_quarter_energy_of_noise_of_known_shapes(shape: tuple[int, int], expected: float) -> None:
+    assert noise_quarter_energy(*shape) == pytest.approx(expected, abs=0.006)
+
+
+@pytest.mark.parametrize('shape', [(0, 4), (4, 0)])
+def test_noise_of_no_size_is_refused(shape: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match=f'must be at least 1, but got {shape[0]} and {shape[1]}'):
+        noise_quarter_energy(*shape)
 
 
 @every_shape
