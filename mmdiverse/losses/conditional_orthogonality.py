@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ..autograd import once_differentiable
+from ..precision import inner_products
 from ..records import Record
 from ..registry import LOSSES
 from .base import DiversityLoss, check_choice, check_not_negative
@@ -42,9 +43,9 @@ class _PowerStepSpread(torch.autograd.Function):
         products = []
         for x, start in zip(parts, starts.split(ctx.sizes)):
             v1 = start @ x
-            p1 = v1 @ x.mT
+            p1 = inner_products(v1, x)
             v2 = p1 @ x
-            p2 = v2 @ x.mT
+            p2 = inner_products(v2, x)
             products.append((p1, p2, v1, v2, p2 @ x))
         p1, p2, v1, v2, v3 = (torch.cat(product) for product in zip(*products))
         step = _power_step(starts, p1, p2, eps)

@@ -3,6 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..precision import inner_products
 from ..records import Record
 from ..registry import LOSSES
 from .base import DiversityLoss
@@ -42,7 +43,7 @@ def contrastive(first: Record, second: Record, normalize: bool = True) -> Tensor
     scale_a, scale_b = (record.inverse_norms() if normalize else torch.ones_like(a[..., :1])
                         for record in (first, second))
     own = (a * b).sum(-1, keepdim=True) * (scale_a * scale_b)
-    total = a @ (scale_b.mT @ b).mT * scale_a
+    total = inner_products(a, inner_products(scale_b.mT, b.mT)) * scale_a
     return contrast(own.squeeze(-1), total.squeeze(-1))
 
 

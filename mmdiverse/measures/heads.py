@@ -5,7 +5,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
-from ..attention import entropy
+from ..attention import mean_entropy
+from ..precision import inner_products
 from ..records import AttentionRecord, HeadRecord, TokenRecord, cosines
 from .layers import unbiased_hsic
 
@@ -28,7 +29,7 @@ def head_cosine(record: AttentionRecord) -> Tensor:
     Source: Chen et al., CVPR 2022 (arXiv 2203.06345), attention level.
     """
     maps = record.vectors()
-    return cosines(maps @ maps.mT)
+    return cosines(inner_products(maps, maps))
 
 
 def head_jensen_shannon(record: AttentionRecord) -> Tensor:
@@ -48,7 +49,7 @@ def head_jensen_shannon(record: AttentionRecord) -> Tensor:
     Source: Lin, IEEE Transactions on Information Theory 1991; between heads, Clark et al., 2019
     (arXiv 1906.04341).
     """
-    maps, num = record.positive_maps.flatten(2), record.shape[1]
+    maps, num = record.positive_maps, record.shape[1]
     own = record.entropies
     result = own.new_zeros((len(own), num, num))
     if num == 1:
@@ -58,11 +59,12 @@ def head_jensen_shannon(record: AttentionRecord) -> Tensor:
     # H((p + q) / 2) = -sum (p + q) log(p + q) / 2 + log 2. A product adds many pairs at a time.
     heads = torch.eye(num, dtype=maps.dtype, device=maps.device)
     sums = (heads[first] + heads[second]).expand(len(maps), -1, -1)
-    entropies = torch.cat([entropy(part @ maps) for part in sums.split(4 * num, dim=1)], dim=1)
+    entropies = torch.cat([mean_entropy((part @ maps.flatten(2)).unflatten(-1, maps.shape[2:]))
+                           for part in sums.split(4 * num, dim=1)], dim=1)
     # Rounding may leave a little less than nothing between equal heads.
-    result[:, first, second] = (entropies / (2 * record.num_tokens) + math.log(2)
+    result[:, first, second] = (entropies / 2 + math.log(2)
                                 - (own[:, first] + own[:, second]) / 2).clamp_min(0)
-    return (result + result.mT) / math.log(2)
+    return ((result + result.mT) / math.log(2)).to(record.dtype)
 
 
 def attention_entropy(record: AttentionRecord) -> Tensor:
@@ -82,7 +84,7 @@ def attention_entropy(record: AttentionRecord) -> Tensor:
     Source: Clark et al., 2019 (arXiv 1906.04341), there without the division.
     """
     keys = record.shape[2] // record.num_tokens
-    return record.entropies / (math.log(keys) if keys > 1 else math.nan)
+    return (record.entropies / (math.log(keys) if keys > 1 else math.nan)).to(record.dtype)
 
 
 def mean_attention_distance(record: AttentionRecord) -> Tensor:

@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from ..losses.base import off_diagonal
+from ..precision import inner_products
 from ..records import Record
 
 
@@ -50,25 +52,29 @@ def unbiased_hsic(records: Sequence[Record]) -> Tensor:
     # cancels where all vectors have much in common.
     dims = [record.shape[2] for record in records]
     if sum(dims) <= num:
-        # <X X^T, Y Y^T> = ||X^T Y||^2, for all pairs in one product.
-        centred = [record.vectors() - record.mean for record in records]
+        # <X X^T, Y Y^T> = ||X^T Y||^2, for all pairs in one product. It holds the diagonals, which
+        # one long token makes nearly all of it: float32 would leave rounding without them.
+        centred = [(record.vectors() - record.mean).double() for record in records]
         diagonals = [x.square().sum(-1) for x in centred]
         joined = torch.cat(centred, dim=2)
         rows = (joined.mT @ joined).square().split(dims, dim=1)
         product = torch.stack([torch.stack([block.sum((-2, -1)) for block in row.split(dims, 2)], 1)
                                for row in rows], 1)
+        own = _inner_products(diagonals)
+        product = product - own
     else:
         grams = [record.centred_gram for record in records]
-        diagonals = [gram.diagonal(dim1=-2, dim2=-1) for gram in grams]
-        product = _inner_products([gram.flatten(1) for gram in grams])
-    own = _inner_products(diagonals)
+        diagonals = [gram.diagonal(dim1=-2, dim2=-1).double() for gram in grams]
+        own = _inner_products(diagonals)
+        product = _inner_products([off_diagonal(gram) for gram in grams])
     traces = torch.stack([diagonal.sum(-1) for diagonal in diagonals], dim=1)
     means = traces[:, :, None] * traces[:, None] / ((num - 1) * (num - 2))
-    hsic = (product - own + means - 2 / (num - 2) * own) / (num * (num - 3))
+    hsic = (product + means - 2 / (num - 2) * own) / (num * (num - 3))
     # Of vectors that are all equal, the mean leaves rounding alone.
     lengths = torch.cat([record.mean.square().sum(-1) for record in records], dim=1)
-    varies = traces > 100 * torch.finfo(traces.dtype).eps**2 * num * lengths
-    return hsic * varies[:, :, None] * varies[:, None]
+    dtype = records[0].dtype
+    varies = traces > 100 * torch.finfo(dtype).eps**2 * num * lengths
+    return (hsic * varies[:, :, None] * varies[:, None]).to(dtype)
 
 
 def linear_cka_terms(records: Sequence[Record]) -> Tensor:
@@ -112,7 +118,7 @@ def linear_cka(terms: Tensor) -> Tensor:
 def _inner_products(vectors: Sequence[Tensor]) -> Tensor:
     """Inner products ``(B, L, L)`` of ``L`` batches of vectors ``(B, D)``."""
     stacked = _stack(vectors)
-    return stacked @ stacked.mT
+    return inner_products(stacked, stacked)
 
 
 def _stack(tensors: Sequence[Tensor]) -> Tensor:

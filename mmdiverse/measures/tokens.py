@@ -2,7 +2,7 @@
 import torch
 from torch import Tensor
 
-from ..losses import rank_collapse
+from ..losses import relative_residual
 from ..records import EPS, Record
 
 #: Ridge penalty of :func:`ridge_error`, in mean squared norms of the tokens.
@@ -24,7 +24,7 @@ def rank_collapse_residual(record: Record) -> Tensor:
 
     Source: Dong et al., ICML 2021 (arXiv 2103.03404), in the Frobenius norm.
     """
-    return 1 - rank_collapse(record)
+    return relative_residual(record)
 
 
 def effective_rank(record: Record) -> Tensor:
