@@ -62,21 +62,30 @@ def softmax_maps(q: Tensor, k: Tensor, scale: float) -> Tensor:
     return torch.softmax(scores, dim=-1, out=scores).view(*q.shape[:-1], -1)
 
 
-def mean_entropy(maps: Tensor) -> Tensor:
+def entropy_scale(keys: int) -> int:
+    """A power of two near the number of keys; see :func:`mean_entropy`."""
+    return 2**round(math.log2(keys))
+
+
+def mean_entropy(scaled: Tensor) -> Tensor:
     r"""Entropy of the rows of each map in nats, mean over the rows.
 
     .. math:: \frac1N \sum_i -\sum_j a_{ij} \log a_{ij}
 
     Args:
-        maps (Tensor): ``(B, H, N, M)``, all above 0.
+        scaled (Tensor): Maps whose rows sum to 1, ``(B, H, N, M)``, times
+            :func:`entropy_scale`; all above 0.
 
     Returns:
-        Tensor: ``(B, H)``, in float64; for rows that sum to 1 in ``[0, log M]``.
+        Tensor: ``(B, H)``, in float64, in ``[0, log M]``.
     """
-    # Products of one row and one column take fewer passes than a sum of products. What they round
+    # Logarithms of what is near 1 are near 0, and keep the digits in which two heads differ.
+    # Products of one row and one column take fewer passes than a sum of products; what they round
     # differs from row to row, so of the mean over many rows more digits are right.
-    rows = maps.flatten(0, 2)[:, None]
-    return -inner_products(rows, rows.log()).view(maps.shape[:-1]).double().mean(-1)
+    scale = entropy_scale(scaled.size(-1))
+    rows = scaled.flatten(0, 2)[:, None]
+    products = inner_products(rows, rows.log()).view(scaled.shape[:-1])
+    return math.log(scale) - products.double().mean(-1) / scale
 
 
 class _MapGram(torch.autograd.Function):
@@ -253,4 +262,6 @@ def map_gram_of_maps(q: Tensor, k: Tensor, scale: float, function: GramFunction,
     Returns:
         Tensor: ``(B,)``, in float32 or float64. It can be differentiated once.
     """
+    if not torch.is_grad_enabled():
+        q, k = q.detach(), k.detach()  # or a gradient would be found that nobody asks for
     return _MapGram.apply(q, k, scale, function, *items)

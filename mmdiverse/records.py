@@ -21,7 +21,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .attention import GramFunction, map_gram_of_maps, mean_entropy, softmax_maps
+from .attention import (
+    GramFunction,
+    entropy_scale,
+    map_gram_of_maps,
+    mean_entropy,
+    softmax_maps,
+)
 from .precision import at_least_float32, inner_products, length
 
 #: A vector of a norm up to this counts as zero, and its direction as zero instead of NaN.
@@ -283,6 +289,40 @@ class Record:
         return inner_products(scale.mT, self.vectors().mT).squeeze(1)
 
 
+def check_records(name: str, records: Sequence[Any], num: int | None = None,
+                  kind: type[Record] = Record, several: bool = False) -> None:
+    """Check what a loss or a measure is given.
+
+    Args:
+        name (str): Of the loss or the measure.
+        records (Sequence): What is given.
+        num (int, optional): How many it takes. Defaults to any number.
+        kind (type[Record]): Which it takes. Defaults to every kind.
+        several (bool): Whether it takes them in a list, one of each layer. Defaults to False.
+
+    Raises:
+        TypeError: If something is no such record, with the records that can be made of it; or if
+            there are more or fewer; or if it takes a list and gets none.
+    """
+    if several and not (isinstance(records, Sequence) and records):
+        raise TypeError(f'{name} takes a list of records, one of each layer, but got '
+                        f'{type(records).__name__}')
+    for given in records:
+        if not isinstance(given, kind):
+            shape = f' of shape {tuple(given.shape)}' if hasattr(given, 'shape') else ''
+            takes = 'records' if kind is Record else f'records of type {kind.__name__}'
+            raise TypeError(
+                f'{name} takes {takes}, see `mmdiverse.records`, but got '
+                f'{type(given).__name__}{shape}; make TokenRecord(tokens) of tokens (B, N, D), '
+                'AttentionRecord(maps=maps) of attention maps (B, H, N, M), HeadRecord(heads) of '
+                'values or outputs of heads (B, H, N, d), or WeightRecord(matrices) of weight '
+                'matrices (B, out, in)')
+    if num is not None and len(records) != num:
+        raise TypeError(f'{name} takes {num} record{"s" * (num > 1)}, '
+                        f'{"one of each layer" if num > 1 else "of one layer"}, '
+                        f'but got {len(records)}')
+
+
 class TokenRecord(Record):
     """Patch tokens of one layer, or their gradients.
 
@@ -430,7 +470,8 @@ class AttentionRecord(Record):
     @summary
     def entropies(self) -> Tensor:
         """Mean entropy of the rows of each map in nats, ``(B, H)``, in float64."""
-        return mean_entropy(self.positive_maps)
+        maps = self.positive_maps
+        return mean_entropy(maps * entropy_scale(maps.size(-1)))
 
     def keep_tokens(self, items: Tensor, tokens: Tensor) -> 'AttentionRecord':
         r"""Attention among all prefix tokens and some others, of some items.

@@ -164,8 +164,11 @@ def power_step_of_gram(gram: Tensor, starts: Tensor, eps: float = 0.) -> Tensor:
     Returns:
         Tensor: ``(B,)``, at least 0. Lower is more diverse.
     """
+    # Few vectors, so in float64: near the optimum, the differences in it leave few digits.
+    dtype, gram, starts = gram.dtype, gram.double(), starts.double()
     products = starts @ gram
-    return _power_step(starts, products, products @ gram, eps).shift.square().flatten()
+    step = _power_step(starts, products, products @ gram, eps)
+    return step.shift.square().flatten().to(dtype)
 
 
 @LOSSES.register_module()

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..precision import inner_products
-from ..records import Record
+from ..records import Record, check_records
 from ..registry import LOSSES
 from .base import DiversityLoss
 
@@ -30,6 +30,7 @@ def contrastive(first: Record, second: Record, normalize: bool = True) -> Tensor
         the others'. Of directions between ``log(1 + e^-2) = 0.127`` and ``log(1 + e^2) = 2.127``.
         Lower is more diverse.
     """
+    check_records('contrastive', [first, second])
 
     def contrast(own: Tensor, total: Tensor) -> Tensor:
         others = (total - own) / (own.size(-1) - 1)

@@ -136,5 +136,6 @@ class ExtremeEigenvalues:
         starts = torch.randn(shape, generator=generator, device=like.device, dtype=like.dtype)
         starts = starts / length(starts)[..., None]
         if record.persistent:
-            self.state[key] = starts.clone()
+            with torch.inference_mode(False):  # what is kept must do for any mode
+                self.state[key] = starts.clone()
         return starts[record.items], self.steps + FIRST_STEPS

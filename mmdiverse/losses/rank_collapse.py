@@ -3,7 +3,7 @@ import torch
 from torch import Tensor
 
 from ..precision import length
-from ..records import EPS, Record
+from ..records import EPS, Record, check_records
 from ..registry import LOSSES
 from .base import DiversityLoss
 
@@ -23,6 +23,7 @@ def relative_residual(record: Record) -> Tensor:
         Tensor: ``(B,)``, in [0, 1]: 0 where all vectors are equal, 1 where their mean is zero.
         Higher is more diverse.
     """
+    check_records('relative_residual', [record])
     if record.prefers_gram:
         # Of nearly equal vectors, energies in float32 would leave rounding.
         return record.double().map_gram(_residual_of_gram, normalize=False).to(record.dtype)
@@ -56,6 +57,7 @@ def rank_collapse(record: Record) -> Tensor:
         Tensor: ``(B,)``, in [0, 1]: 1 where all vectors are equal (rank collapse), 0 where their
         mean is zero. Lower is more diverse.
     """
+    check_records('rank_collapse', [record])
     if record.prefers_gram:
         return record.double().map_gram(lambda gram: 1 - _residual_of_gram(gram), normalize=False
                                         ).to(record.dtype)

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from ..losses.base import off_diagonal
 from ..precision import inner_products
-from ..records import Record
+from ..records import Record, check_records
 
 
 def cross_layer_cosine(records: Sequence[Record]) -> Tensor:
@@ -23,6 +23,7 @@ def cross_layer_cosine(records: Sequence[Record]) -> Tensor:
 
     Source: Gong et al., arXiv 2104.12753.
     """
+    check_records('cross_layer_cosine', records, several=True)
     return _pairs(records, lambda record: record.shape[1:], lambda group: _inner_products(
         [record.unit_vectors().flatten(1) for record in group]) / group[0].shape[1])
 
@@ -44,6 +45,7 @@ def unbiased_hsic(records: Sequence[Record]) -> Tensor:
 
     Source: Song et al., JMLR 2012; Nguyen et al., ICLR 2021 (arXiv 2010.15327), equation 3.
     """
+    check_records('unbiased_hsic', records, several=True)
     num = records[0].shape[1]
     if num < 4:
         return records[0].vectors().new_full((records[0].shape[0], *[len(records)] * 2), torch.nan)
@@ -86,6 +88,7 @@ def linear_cka_terms(records: Sequence[Record]) -> Tensor:
     Returns:
         Tensor: ``(B, L, L)``; NaN for layers with different numbers of tokens, or fewer than 4.
     """
+    check_records('linear_cka_terms', records, several=True)
     return _pairs(records, lambda record: record.shape[1], unbiased_hsic)
 
 

@@ -172,6 +172,9 @@ def linear_patch_mixing_cross_entropy(features: Tensor, weight: Tensor, bias: Te
     shares = shares.to(features.device, torch.promote_types(features.dtype, torch.float32))
     targets = (1 - label_smooth_val) * torch.stack((shares, 1 - shares), dim=-1)
     index = _label_pairs(label, mix_label, features.size(1))
+    if not torch.is_grad_enabled():  # or gradients would be found that nobody asks for
+        features, weight = features.detach(), weight.detach()
+        bias = None if bias is None else bias.detach()
     return _LinearCrossEntropy.apply(
         features.flatten(0, 1), weight, bias, index.flatten(0, 1), targets.flatten(0, 1),
         label_smooth_val / len(weight))
