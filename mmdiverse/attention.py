@@ -1,13 +1,15 @@
 """Functions of the inner products of softmax attention maps that are never stored."""
+import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
+from mmengine.logging import print_log
 from torch import Tensor
 
 from .autograd import once_differentiable
-from .precision import at_least_float32
+from .precision import at_least_float32, inner_products, length
 
 
 class Budget(NamedTuple):
@@ -60,20 +62,30 @@ def softmax_maps(q: Tensor, k: Tensor, scale: float) -> Tensor:
     return torch.softmax(scores, dim=-1, out=scores).view(*q.shape[:-1], -1)
 
 
-def entropy(rows: Tensor) -> Tensor:
-    r"""Entropy of each row, in nats; of a flattened map, the sum of those of its rows.
+def entropy_scale(keys: int) -> int:
+    """A power of two near the number of keys; see :func:`mean_entropy`."""
+    return 2**round(math.log2(keys))
 
-    .. math:: -\sum_j a_j \log a_j
+
+def mean_entropy(scaled: Tensor) -> Tensor:
+    r"""Entropy of the rows of each map in nats, mean over the rows.
+
+    .. math:: \frac1N \sum_i -\sum_j a_{ij} \log a_{ij}
 
     Args:
-        rows (Tensor): ``(B, H, N)``, all above 0.
+        scaled (Tensor): Maps whose rows sum to 1, ``(B, H, N, M)``, times
+            :func:`entropy_scale`; all above 0.
 
     Returns:
-        Tensor: ``(B, H)``; for rows that sum to 1 in ``[0, log N]``.
+        Tensor: ``(B, H)``, in float64, in ``[0, log M]``.
     """
-    # Products of one row and one column take fewer passes than a sum of products.
-    flat = rows.flatten(0, 1)[:, None]
-    return -(flat @ flat.log().mT).view(rows.shape[:-1])
+    # Logarithms of what is near 1 are near 0, and keep the digits in which two heads differ.
+    # Products of one row and one column take fewer passes than a sum of products; what they round
+    # differs from row to row, so of the mean over many rows more digits are right.
+    scale = entropy_scale(scaled.size(-1))
+    rows = scaled.flatten(0, 2)[:, None]
+    products = inner_products(rows, rows.log()).view(scaled.shape[:-1])
+    return math.log(scale) - products.double().mean(-1) / scale
 
 
 class _MapGram(torch.autograd.Function):
@@ -95,7 +107,7 @@ class _MapGram(torch.autograd.Function):
             gram = 0
             for rows in blocks.rows:
                 maps = blocks.maps(own_q[:, :, rows], own_k).flatten(2)
-                gram = gram + maps @ maps.mT
+                gram = gram + inner_products(maps, maps)
             with torch.enable_grad():
                 gram.requires_grad_(trains)
                 value = function(gram, *(item[images] for item in items))
@@ -135,7 +147,44 @@ class _MapGram(torch.autograd.Function):
                     grads[0][images, :, rows] = grad_q
                     grads[1][images] += grad_k
         extra = [None] * (len(ctx.needs_input_grad) - 2)
-        return *(each.to(dtype) for each, dtype in zip(grads, ctx.dtypes)), *extra
+        cast = [each.to(dtype) for each, dtype in zip(grads, ctx.dtypes)]
+        _underflow.look_at(cast, grads)
+        return *cast, *extra
+
+
+class _Underflow:
+    """Warns once where float16 loses gradients, which nothing after it would show.
+
+    Queries and keys in float16 have gradients in float16, and a small coefficient over a large
+    batch goes below the smallest number there is, loss scale or not.
+    """
+
+    #: Part of the length of a gradient, beyond what rounding takes.
+    LIMIT = 0.1
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.warned = False
+
+    def look_at(self, cast: Sequence[Tensor], grads: Sequence[Tensor]) -> None:
+        """Compare gradients with what they were before, ever more rarely: a GPU waits for it."""
+        if self.warned or torch.float16 not in [each.dtype for each in cast]:
+            return
+        self.calls += 1
+        if self.calls & (self.calls - 1):  # no power of two
+            return
+        lost, whole = (
+            length(torch.stack([length(each.flatten()) for each in given])).item()
+            for given in ([each - grad for each, grad in zip(cast, grads)], grads))
+        if self.LIMIT * whole < lost < math.inf:
+            self.warned = True
+            print_log(f'float16 loses {lost / whole:.0%} of the gradient that a diversity term '
+                      'gives to queries and keys, because its entries are too small for it; train '
+                      "in bfloat16 (`optim_wrapper.dtype='bfloat16'`), or raise the `weight` of "
+                      "terms with `on='attention'`", 'current', logging.WARNING)
+
+
+_underflow = _Underflow()
 
 
 class _Blocks:
@@ -213,4 +262,6 @@ def map_gram_of_maps(q: Tensor, k: Tensor, scale: float, function: GramFunction,
     Returns:
         Tensor: ``(B,)``, in float32 or float64. It can be differentiated once.
     """
+    if not torch.is_grad_enabled():
+        q, k = q.detach(), k.detach()  # or a gradient would be found that nobody asks for
     return _MapGram.apply(q, k, scale, function, *items)

@@ -5,7 +5,7 @@ import torch
 from mmengine.dist import all_reduce
 from torch import Tensor, nn
 
-from .precision import at_least_float32
+from .precision import at_least_float32, length
 
 
 def gradient_norms(losses: Mapping[str, Tensor], parameters: Iterable[nn.Parameter],
@@ -41,7 +41,8 @@ def gradient_norms(losses: Mapping[str, Tensor], parameters: Iterable[nn.Paramet
         with torch.autocast(loss.device.type, enabled=False):
             gradients = torch.autograd.grad(loss * scale, parameters, retain_graph=True,
                                             materialize_grads=True)
-        norms[name] = torch.stack([_norm(gradient) for gradient in gradients]).norm().item() / scale
+        lengths = torch.stack([_norm(gradient) for gradient in gradients])
+        norms[name] = length(lengths).item() / scale
     return norms
 
 
@@ -64,4 +65,4 @@ def _norm(gradient: Tensor) -> Tensor:
     # A copy: gradients may share their memory.
     mean = at_least_float32(gradient).clone(memory_format=torch.contiguous_format)
     all_reduce(mean, op='mean')
-    return torch.linalg.vector_norm(mean)
+    return length(mean.flatten())

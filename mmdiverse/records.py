@@ -16,18 +16,53 @@ At patch level a record may hold gradients of tokens, at attention level the val
 heads, at weight level columns, or the share of one head in a matrix.
 """
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .attention import GramFunction, entropy, map_gram_of_maps, softmax_maps
-from .precision import at_least_float32
+from .attention import (
+    GramFunction,
+    entropy_scale,
+    map_gram_of_maps,
+    mean_entropy,
+    softmax_maps,
+)
+from .precision import at_least_float32, inner_products, length
 
 #: A vector of a norm up to this counts as zero, and its direction as zero instead of NaN.
 EPS = 1e-8
 
 LEVELS = ('patch', 'attention', 'weight')
+
+
+class summary:  # noqa: N801, it is used as `property` is
+    """A property of a record that is computed once, until what it was computed of changes.
+
+    What was computed without gradient must not meet a loss that trains, nor a graph one that only
+    measures; and a matrix of weights is another one after a step of the optimizer. A record keeps
+    its summaries as long as nothing of the kind happens, see :meth:`Record.kept`. Autocast does not
+    reach them.
+
+    Args:
+        function (Callable): Computes it, given the record.
+    """
+
+    def __init__(self, function: Callable[[Any], Any]) -> None:
+        self.function = function
+        self.__doc__ = function.__doc__
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, record: 'Record | None', owner: type) -> Any:
+        if record is None:
+            return self
+        kept = record.kept()
+        if self.name not in kept:
+            with torch.autocast(record.device.type, enabled=False):
+                kept[self.name] = self.function(record)
+        return kept[self.name]
 
 
 class Record:
@@ -52,6 +87,21 @@ class Record:
 
     def __init__(self, layer: int | str) -> None:
         self.layer = layer
+        self._state: Any = None
+        self._kept: dict[str, Any] = {}
+
+    def tensors(self) -> list[Tensor]:
+        """The tensors that the record was made of."""
+        raise NotImplementedError
+
+    def kept(self) -> dict[str, Any]:
+        """Summaries that hold for the present mode of autograd and content of the tensors."""
+        tensors = self.tensors()
+        state = (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors),
+                 [None if tensor.is_inference() else tensor._version for tensor in tensors])
+        if state != self._state:
+            self._state, self._kept = state, {}
+        return self._kept
 
     def vectors(self) -> Tensor:
         """The vectors themselves.
@@ -69,12 +119,12 @@ class Record:
     @property
     def device(self) -> torch.device:
         """Where the vectors are, or would be."""
-        return self.parts()[0].device
+        return self.tensors()[0].device
 
     @property
     def dtype(self) -> torch.dtype:
         """Their type, float32 or float64."""
-        return self.parts()[0].dtype
+        return self.tensors()[0].dtype
 
     @property
     def total(self) -> int:
@@ -98,8 +148,10 @@ class Record:
         """
         part = self._map(lambda tensor: tensor[items])
         # What was computed already need not be again.
-        kept = {'_unit_vectors', 'centred_gram', 'gram', 'mean'} & self.__dict__.keys()
-        part.__dict__.update({name: self.__dict__[name][items] for name in kept})
+        kept = self.kept()
+        for name in ('_unit_vectors', 'centred_gram', 'gram', 'mean'):
+            if name in kept:
+                part.kept()[name] = kept[name][items]
         return part
 
     def detach(self) -> 'Record':
@@ -114,42 +166,41 @@ class Record:
         """The same record with a function of its tensors."""
         raise NotImplementedError
 
-    @cached_property
+    @summary
     def _norms(self) -> Tensor:
-        # vector_norm's subgradient at zero is zero, so a zero vector gets no NaN gradient.
-        return torch.linalg.vector_norm(self.vectors(), dim=-1, keepdim=True)
+        return length(self.vectors())[..., None]
 
-    @cached_property
+    @summary
     def _inverse_norms(self) -> Tensor:
         return self._norms.clamp_min(EPS).reciprocal() * (self._norms > EPS)
 
-    @cached_property
+    @summary
     def _unit_vectors(self) -> Tensor:
         return self.vectors() * self._inverse_norms
 
-    @cached_property
+    @summary
     def mean(self) -> Tensor:
         r"""Mean :math:`\bar x` of the vectors, ``(B, 1, D)``."""
         return self.vectors().mean(1, keepdim=True)
 
-    @cached_property
+    @summary
     def centred_gram(self) -> Tensor:
         r"""Inner products :math:`(x_i - \bar x) \cdot (x_j - \bar x)`, ``(B, M, M)``."""
         centred = self.vectors() - self.mean
-        return centred @ centred.mT
+        return inner_products(centred, centred)
 
-    @cached_property
+    @summary
     def gram(self) -> Tensor:
         r"""Inner products of the vectors as they are, :math:`x_i \cdot x_j`, ``(B, M, M)``."""
         # From the centred ones, because the other way round digits are lost.
         offsets = self.vectors() @ self.mean.mT - self.mean.square().sum(-1, keepdim=True) / 2
         return (self.centred_gram + offsets).add_(offsets.mT)
 
-    @cached_property
+    @summary
     def _cosines(self) -> Tensor:
         return (self.gram * self._inverse_norms).mul_(self._inverse_norms.mT)
 
-    @cached_property
+    @summary
     def spectrum(self) -> tuple[Tensor, Tensor]:
         r"""Eigenvalues and eigenvectors of the smaller of :math:`X X^\top` and :math:`X^\top X`.
 
@@ -203,7 +254,8 @@ class Record:
         if normalize and not smaller and not torch.is_grad_enabled():
             return function(self._cosines, *items)  # for several measures of one record
         x = self.unit_vectors() if normalize else self.vectors()
-        return function(x.mT @ x if smaller else x @ x.mT, *items)
+        x = x.mT if smaller else x
+        return function(inner_products(x, x), *items)
 
     def map_cross_gram(self, other: 'Record', function: GramFunction, normalize: bool = True
                        ) -> Tensor:
@@ -220,8 +272,8 @@ class Record:
             Tensor: ``(B,)``.
         """
         if normalize:
-            return function(self.unit_vectors() @ other.unit_vectors().mT)
-        return function(self.vectors() @ other.vectors().mT)
+            return function(inner_products(self.unit_vectors(), other.unit_vectors()))
+        return function(inner_products(self.vectors(), other.vectors()))
 
     def mean_direction(self) -> Tensor:
         r"""Mean of the directions, at a cost linear in ``M``.
@@ -234,7 +286,41 @@ class Record:
         """
         # As a product (1, M) x (M, D), so that the (B, M, D) directions are never written.
         scale = self._inverse_norms / self._norms.size(1)
-        return (scale.mT @ self.vectors()).squeeze(1)
+        return inner_products(scale.mT, self.vectors().mT).squeeze(1)
+
+
+def check_records(name: str, records: Sequence[Any], num: int | None = None,
+                  kind: type[Record] = Record, several: bool = False) -> None:
+    """Check what a loss or a measure is given.
+
+    Args:
+        name (str): Of the loss or the measure.
+        records (Sequence): What is given.
+        num (int, optional): How many it takes. Defaults to any number.
+        kind (type[Record]): Which it takes. Defaults to every kind.
+        several (bool): Whether it takes them in a list, one of each layer. Defaults to False.
+
+    Raises:
+        TypeError: If something is no such record, with the records that can be made of it; or if
+            there are more or fewer; or if it takes a list and gets none.
+    """
+    if several and not (isinstance(records, Sequence) and records):
+        raise TypeError(f'{name} takes a list of records, one of each layer, but got '
+                        f'{type(records).__name__}')
+    for given in records:
+        if not isinstance(given, kind):
+            shape = f' of shape {tuple(given.shape)}' if hasattr(given, 'shape') else ''
+            takes = 'records' if kind is Record else f'records of type {kind.__name__}'
+            raise TypeError(
+                f'{name} takes {takes}, see `mmdiverse.records`, but got '
+                f'{type(given).__name__}{shape}; make TokenRecord(tokens) of tokens (B, N, D), '
+                'AttentionRecord(maps=maps) of attention maps (B, H, N, M), HeadRecord(heads) of '
+                'values or outputs of heads (B, H, N, d), or WeightRecord(matrices) of weight '
+                'matrices (B, out, in)')
+    if num is not None and len(records) != num:
+        raise TypeError(f'{name} takes {num} record{"s" * (num > 1)}, '
+                        f'{"one of each layer" if num > 1 else "of one layer"}, '
+                        f'but got {len(records)}')
 
 
 class TokenRecord(Record):
@@ -252,6 +338,9 @@ class TokenRecord(Record):
     def __init__(self, tokens: Tensor, layer: int | str = -1, num_prefix: int = 0) -> None:
         super().__init__(layer)
         self._vectors = at_least_float32(tokens[:, num_prefix:])
+
+    def tensors(self) -> list[Tensor]:
+        return [self._vectors]
 
     def vectors(self) -> Tensor:
         return self._vectors
@@ -285,6 +374,9 @@ class HeadRecord(Record):
         self._heads = at_least_float32(heads)
         self.num_prefix = num_prefix
 
+    def tensors(self) -> list[Tensor]:
+        return [self._heads]
+
     @property
     def heads(self) -> Tensor:
         """Not flattened, ``(B, H, N, d)``."""
@@ -295,7 +387,7 @@ class HeadRecord(Record):
         """``N``, prefix tokens included."""
         return self._heads.size(2)
 
-    @cached_property
+    @summary
     def _vectors(self) -> Tensor:
         return self._heads.flatten(2)
 
@@ -355,7 +447,10 @@ class AttentionRecord(Record):
             raise ValueError('AttentionRecord takes either `maps` or all of `q`, `k` and `scale`')
         self._maps, self._q, self._k, self._scale = maps, q, k, scale
 
-    @cached_property
+    def tensors(self) -> list[Tensor]:
+        return [self._q, self._k] if self._maps is None else [self._maps]
+
+    @summary
     def maps(self) -> Tensor:
         """The softmax maps, ``(B, H, N, M)``, each row summing to 1."""
         if self._maps is not None:
@@ -367,15 +462,16 @@ class AttentionRecord(Record):
         """``N``, prefix tokens included."""
         return self._given.size(2)
 
-    @cached_property
+    @summary
     def positive_maps(self) -> Tensor:
         """The maps, with what was rounded to zero a little above it, so that it has a logarithm."""
         return self.maps.clamp_min(torch.finfo(self.maps.dtype).tiny)
 
-    @cached_property
+    @summary
     def entropies(self) -> Tensor:
-        """Mean entropy of the rows of each map in nats, ``(B, H)``."""
-        return entropy(self.positive_maps.flatten(2)) / self.num_tokens
+        """Mean entropy of the rows of each map in nats, ``(B, H)``, in float64."""
+        maps = self.positive_maps
+        return mean_entropy(maps * entropy_scale(maps.size(-1)))
 
     def keep_tokens(self, items: Tensor, tokens: Tensor) -> 'AttentionRecord':
         r"""Attention among all prefix tokens and some others, of some items.
@@ -410,7 +506,7 @@ class AttentionRecord(Record):
         # What was given belongs to the model.
         maps = maps.clamp_min(smallest) if self._q is None else maps.clamp_min_(smallest)
         record = self._like(AttentionRecord(self.layer, maps=maps))
-        record.positive_maps = maps
+        record.kept()['positive_maps'] = maps
         return record
 
     def _like(self, record: 'AttentionRecord') -> 'AttentionRecord':
@@ -425,10 +521,6 @@ class AttentionRecord(Record):
     def shape(self) -> tuple[int, int, int]:
         keys = self._given.size(3) if self._q is None else self._k.size(2)
         return *self._given.shape[:2], self._given.size(2) * keys
-
-    @property
-    def device(self) -> torch.device:
-        return self._given.device
 
     @property
     def dtype(self) -> torch.dtype:
@@ -450,7 +542,7 @@ class AttentionRecord(Record):
             return function(cosines(gram) if normalize else gram, *items)
 
         if self._q is None:
-            return of_gram(self.vectors() @ self.vectors().mT, *items)
+            return of_gram(inner_products(self.vectors(), self.vectors()), *items)
         return map_gram_of_maps(self._q, self._k, self._scale, of_gram, *items)
 
     def map_cross_gram(self, other: 'AttentionRecord', function: GramFunction,
@@ -522,11 +614,14 @@ class WeightRecord(Record):
     def shape(self) -> tuple[int, int, int]:
         return sum(len(part) for part in self._given), *self._given[0].shape[1:]
 
+    def tensors(self) -> list[Tensor]:
+        return self._given
+
     def parts(self) -> list[Tensor]:
         # On a GPU one batch of all is worth its copy: small kernels cost their launch.
         return [self.vectors()] if self._given[0].is_cuda else self._given
 
-    @cached_property
+    @summary
     def _vectors(self) -> Tensor:
         return self._given[0] if len(self._given) == 1 else torch.cat(self._given)
 

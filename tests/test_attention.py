@@ -1,4 +1,6 @@
 """Functions of inner products of maps that are never stored."""
+import re
+
 import pytest
 import torch
 from torch import Tensor
@@ -76,6 +78,42 @@ def test_half_precision_is_computed_in_float32(queries_and_keys, entries: int, d
     expected = torch.autograd.grad(plain(*single).sum(), single)
     assert all(grad.dtype == dtype for grad in grads)
     torch.testing.assert_close(grads, tuple(grad.to(dtype) for grad in expected))
+
+
+@pytest.fixture
+def warnings_of_float16(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    messages: list[str] = []
+    monkeypatch.setattr(attention, '_underflow', attention._Underflow())
+    monkeypatch.setattr(attention, 'print_log', lambda message, *args: messages.append(message))
+    return messages
+
+
+@pytest.mark.parametrize(('dtype', 'factor', 'warns'), [
+    (torch.float16, 1e-8, True), (torch.float16, 1., False), (torch.float16, 0., False),
+    (torch.bfloat16, 1e-8, False), (torch.float32, 1e-8, False)])
+def test_gradients_that_float16_loses_are_told_once(
+        queries_and_keys, dtype: torch.dtype, factor: float, warns: bool,
+        warnings_of_float16: list[str]) -> None:
+    for _ in range(2):
+        q, k = (tensor.detach().to(dtype).requires_grad_() for tensor in queries_and_keys)
+        (factor * map_gram_of_maps(q, k, SCALE, function)).sum().backward()
+    assert len(warnings_of_float16) == int(warns)
+    if warns:
+        assert re.search(r'float16 loses \d+% of the gradient.*`optim_wrapper.dtype=\'bfloat16\'`'
+                         '.*raise the `weight`', warnings_of_float16[0])
+
+
+def test_the_loss_scale_comes_before_float16(queries_and_keys, warnings_of_float16: list[str]
+                                             ) -> None:
+    coefficient, scale = 1e-8, 2.**27
+    q, k = (tensor.detach().half().requires_grad_() for tensor in queries_and_keys)
+    (coefficient * scale * map_gram_of_maps(q, k, SCALE, function)).sum().backward()
+    single = [tensor.detach().float().requires_grad_() for tensor in (q, k)]
+    plain(*single).sum().backward()
+    for half, exact in zip((q, k), single):
+        torch.testing.assert_close(half.grad.float() / scale, coefficient * exact.grad,
+                                   rtol=1e-3, atol=0)
+    assert not warnings_of_float16
 
 
 # Where an image fits into a block its gradients are kept, else the inputs themselves.

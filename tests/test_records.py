@@ -99,6 +99,66 @@ def test_items_go_with_their_matrices() -> None:
     torch.testing.assert_close(actual, numbers)
 
 
+SUMMARIES = ('mean', 'gram', 'centred_gram', 'spectrum', '_norms', '_inverse_norms',
+             '_unit_vectors', '_cosines')
+
+
+def outputs_of(record: Record, name: str) -> tuple[Tensor, ...]:
+    value = getattr(record, name)
+    return value if isinstance(value, tuple) else (value, )
+
+
+@pytest.mark.parametrize('name', SUMMARIES)
+def test_a_summary_has_a_graph_where_gradients_are_wanted_and_there_alone(name: str) -> None:
+    x = torch.randn(2, 3, 4, requires_grad=True)
+    record = TokenRecord(x)
+    with torch.inference_mode():
+        first = outputs_of(record, name)
+    with torch.no_grad():
+        second = outputs_of(record, name)
+    third = outputs_of(record, name)
+    with torch.no_grad():
+        fourth = outputs_of(record, name)
+    for value in (first, second, fourth):
+        assert not any(part.requires_grad for part in value)
+    assert all(part.requires_grad for part in third)
+    torch.testing.assert_close(fourth, tuple(part.detach() for part in third))
+    assert outputs_of(record, name)[0].requires_grad
+
+
+def test_a_summary_is_computed_once() -> None:
+    record = TokenRecord(torch.randn(2, 3, 4))
+    assert record.gram is record.gram
+
+
+def test_a_summary_follows_vectors_that_begin_to_train() -> None:
+    x = torch.randn(2, 3, 4)
+    record = TokenRecord(x)
+    assert not record.mean.requires_grad
+    x.requires_grad_()
+    assert record.mean.requires_grad
+
+
+def test_autocast_does_not_reach_a_summary() -> None:
+    x = torch.randn(2, 3, 4)
+    q, k = torch.randn(2, 2, 3, 5, 4)
+    with torch.autocast('cpu', torch.bfloat16):
+        gram, maps = TokenRecord(x).gram, AttentionRecord(q=q, k=k, scale=1.).maps
+    assert torch.equal(gram, TokenRecord(x).gram)
+    assert torch.equal(maps, AttentionRecord(q=q, k=k, scale=1.).maps)
+
+
+def test_a_part_keeps_summaries_of_its_own_mode() -> None:
+    x = torch.randn(2, 3, 4, requires_grad=True)
+    record = TokenRecord(x)
+    with torch.no_grad():
+        record.mean  # noqa: B018, it is kept
+    part = record.select(slice(1, 2))
+    assert part.mean.requires_grad
+    with torch.no_grad():
+        assert torch.equal(record.select(slice(1, 2)).mean, x[1:].mean(1, keepdim=True))
+
+
 @pytest.mark.parametrize('record', [
     TokenRecord(torch.ones(2, 3, 4, requires_grad=True)),
     HeadRecord(torch.ones(2, 3, 4, 5, requires_grad=True)),

@@ -18,7 +18,7 @@ from .hyperspherical import (
     negative_log_determinant,
     separation,
 )
-from .rank_collapse import RankCollapseLoss, rank_collapse
+from .rank_collapse import RankCollapseLoss, rank_collapse, relative_residual
 from .soft_orthogonality import SoftOrthogonalityLoss, soft_orthogonality
 from .srip import SRIPLoss
 
@@ -29,6 +29,6 @@ __all__ = [
     'RankCollapseLoss', 'SRIPLoss', 'SoftOrthogonalityLoss', 'contrastive', 'eigenvalue_spread',
     'exact_extremes', 'gradient_coherence', 'gradient_diversity', 'hyperspherical_energy',
     'mean_cosine', 'mean_cross_cosine', 'mean_inner_product', 'negative_log_determinant',
-    'power_iteration', 'power_step_eigenvalue_spread', 'rank_collapse', 'separation',
-    'soft_orthogonality'
+    'power_iteration', 'power_step_eigenvalue_spread', 'rank_collapse', 'relative_residual',
+    'separation', 'soft_orthogonality'
 ]

@@ -2,7 +2,7 @@
 import torch
 from torch import Tensor
 
-from ..records import Record
+from ..records import Record, check_records
 from ..spelling import did_you_mean
 
 
@@ -48,8 +48,10 @@ class DiversityLoss:
             Tensor: ``(B,)``, one value per item of the batch. Lower is more diverse.
 
         Raises:
+            TypeError: If what is given are no records, or not as many as the loss takes.
             ValueError: If there are too few vectors, or two records of different shapes.
         """
+        check_records(type(self).__name__, records, self.num_records)
         shapes = [record.shape for record in records]
         if shapes[0][1] < self.min_vectors:
             raise ValueError(

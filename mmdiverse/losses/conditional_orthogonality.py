@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ..autograd import once_differentiable
+from ..precision import inner_products
 from ..records import Record
 from ..registry import LOSSES
 from .base import DiversityLoss, check_choice, check_not_negative
@@ -42,9 +43,9 @@ class _PowerStepSpread(torch.autograd.Function):
         products = []
         for x, start in zip(parts, starts.split(ctx.sizes)):
             v1 = start @ x
-            p1 = v1 @ x.mT
+            p1 = inner_products(v1, x)
             v2 = p1 @ x
-            p2 = v2 @ x.mT
+            p2 = inner_products(v2, x)
             products.append((p1, p2, v1, v2, p2 @ x))
         p1, p2, v1, v2, v3 = (torch.cat(product) for product in zip(*products))
         step = _power_step(starts, p1, p2, eps)
@@ -163,8 +164,11 @@ def power_step_of_gram(gram: Tensor, starts: Tensor, eps: float = 0.) -> Tensor:
     Returns:
         Tensor: ``(B,)``, at least 0. Lower is more diverse.
     """
+    # Few vectors, so in float64: near the optimum, the differences in it leave few digits.
+    dtype, gram, starts = gram.dtype, gram.double(), starts.double()
     products = starts @ gram
-    return _power_step(starts, products, products @ gram, eps).shift.square().flatten()
+    step = _power_step(starts, products, products @ gram, eps)
+    return step.shift.square().flatten().to(dtype)
 
 
 @LOSSES.register_module()

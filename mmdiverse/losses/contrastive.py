@@ -3,7 +3,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..records import Record
+from ..precision import inner_products
+from ..records import Record, check_records
 from ..registry import LOSSES
 from .base import DiversityLoss
 
@@ -29,6 +30,7 @@ def contrastive(first: Record, second: Record, normalize: bool = True) -> Tensor
         the others'. Of directions between ``log(1 + e^-2) = 0.127`` and ``log(1 + e^2) = 2.127``.
         Lower is more diverse.
     """
+    check_records('contrastive', [first, second])
 
     def contrast(own: Tensor, total: Tensor) -> Tensor:
         others = (total - own) / (own.size(-1) - 1)
@@ -42,7 +44,7 @@ def contrastive(first: Record, second: Record, normalize: bool = True) -> Tensor
     scale_a, scale_b = (record.inverse_norms() if normalize else torch.ones_like(a[..., :1])
                         for record in (first, second))
     own = (a * b).sum(-1, keepdim=True) * (scale_a * scale_b)
-    total = a @ (scale_b.mT @ b).mT * scale_a
+    total = inner_products(a, inner_products(scale_b.mT, b.mT)) * scale_a
     return contrast(own.squeeze(-1), total.squeeze(-1))
 
 

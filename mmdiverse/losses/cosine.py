@@ -2,7 +2,7 @@
 import torch
 from torch import Tensor
 
-from ..records import Record
+from ..records import Record, check_records
 from ..registry import LOSSES
 from .base import DiversityLoss, check_choice
 
@@ -10,11 +10,11 @@ FORMS = ('signed', 'absolute', 'squared')
 
 
 def _sum(cosines: Tensor, form: str, dim: int | tuple[int, int]) -> Tensor:
-    # Norms, because they write nothing in between.
+    # No norms: a CPU adds up so many entries one after the other, and digits get lost.
     if form == 'absolute':
-        return torch.linalg.vector_norm(cosines, 1, dim)
-    if form == 'squared':
-        return torch.linalg.vector_norm(cosines, dim=dim).square()
+        cosines = cosines.abs()
+    elif form == 'squared':
+        cosines = cosines.square()
     return cosines.sum(dim)
 
 
@@ -38,6 +38,7 @@ def mean_cosine(record: Record, form: str = 'squared', diagonal: bool = False) -
         Tensor: ``(B,)``; in ``[-1, 1]`` for signed, in ``[0, 1]`` otherwise. Lower is more
         diverse.
     """
+    check_records('mean_cosine', [record])
     num, dim = record.shape[1:]
     if record.prefers_gram or form == 'absolute' or (form == 'squared' and num <= dim):
         def of_gram(cosines: Tensor) -> Tensor:
@@ -78,6 +79,7 @@ def mean_cross_cosine(first: Record, second: Record, form: str = 'squared') -> T
         Tensor: ``(B,)``; in ``[-1, 1]`` for signed, in ``[0, 1]`` otherwise. Lower is more
         diverse.
     """
+    check_records('mean_cross_cosine', [first, second])
     num, dim = first.shape[1:]
     if first.prefers_gram or form == 'absolute' or (form == 'squared' and num <= 2 * dim):
         return first.map_cross_gram(

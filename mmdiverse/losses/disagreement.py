@@ -1,7 +1,7 @@
 """Disagreement between heads: their mean inner product."""
 from torch import Tensor
 
-from ..records import Record
+from ..records import Record, check_records
 from ..registry import LOSSES
 from .base import DiversityLoss
 from .cosine import mean_cosine
@@ -18,6 +18,7 @@ def mean_inner_product(record: Record) -> Tensor:
     Returns:
         Tensor: ``(B,)``, at least 0. Lower is more diverse. Costs :math:`O(MD)`.
     """
+    check_records('mean_inner_product', [record])
     if record.prefers_gram:
         return record.map_gram(lambda gram: gram.mean((-2, -1)), normalize=False)
     return record.vectors().mean(1).square().sum(-1)

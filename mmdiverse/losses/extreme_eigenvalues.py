@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from ..precision import inner_products, length
 from ..records import Record
 from .base import check_choice
 
@@ -48,10 +49,11 @@ def power_iteration(parts: Sequence[Tensor], vectors: Tensor, steps: int) -> Ten
     """
     sizes = [len(part) for part in parts]
     for _ in range(steps):
-        products = torch.cat([(own @ x) @ x.mT for x, own in zip(parts, vectors.split(sizes))])
+        products = torch.cat([inner_products(own @ x, x)
+                              for x, own in zip(parts, vectors.split(sizes))])
         largest = (vectors[:, :1] * products[:, :1]).sum(-1, keepdim=True)
         new = torch.cat((products[:, :1], largest * vectors[:, 1:] - products[:, 1:]), dim=1)
-        norms = torch.linalg.vector_norm(new, dim=-1, keepdim=True)
+        norms = length(new)[..., None]
         # The zero vector comes where G is zero, or a multiple of I: any vector will do.
         vectors = torch.where(norms > 0, new / norms, vectors)
     return vectors
@@ -132,7 +134,8 @@ class ExtremeEigenvalues:
         # For all items, though only some may be ours: a distributed run draws what a single
         # process would.
         starts = torch.randn(shape, generator=generator, device=like.device, dtype=like.dtype)
-        starts = starts / torch.linalg.vector_norm(starts, dim=-1, keepdim=True)
+        starts = starts / length(starts)[..., None]
         if record.persistent:
-            self.state[key] = starts.clone()
+            with torch.inference_mode(False):  # what is kept must do for any mode
+                self.state[key] = starts.clone()
         return starts[record.items], self.steps + FIRST_STEPS

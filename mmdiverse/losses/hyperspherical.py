@@ -1,5 +1,10 @@
-"""Uniformity on the hypersphere: energy, separation and Gram determinant of directions."""
+"""Uniformity on the hypersphere: energy, separation and Gram determinant of directions.
+
+All are of distances, ``2 - 2 cos``, which float32 leaves nothing of but rounding where directions
+are nearly equal; so they are found in float64, but for the official form of separation.
+"""
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -39,6 +44,12 @@ def authors_squared_distances(gram: Tensor) -> Tensor:
     square = torch.diagonal(gram, dim1=-2, dim2=-1)
     scale = (square + 1e-8 * (square + 1e-8)).rsqrt() * (square > 0)
     return 2 - 2 * gram * scale.unsqueeze(-1) * scale.unsqueeze(-2)
+
+
+def _map_in_float64(record: Record, function: Callable[[Tensor], Tensor], normalize: bool = True
+                    ) -> Tensor:
+    """A function of inner products that are found in float64, in the dtype of the record."""
+    return record.double().map_gram(function, normalize=normalize).to(record.dtype)
 
 
 def hyperspherical_energy(cosines: Tensor, power: float = 1., half_space: bool = False,
@@ -97,7 +108,7 @@ class HypersphericalEnergyLoss(DiversityLoss):
         self.eps = check_positive('eps', eps)
 
     def forward(self, record: Record) -> Tensor:
-        return record.map_gram(lambda cosines: hyperspherical_energy(
+        return _map_in_float64(record, lambda cosines: hyperspherical_energy(
             cosines, self.power, self.half_space, self.eps))
 
 
@@ -177,10 +188,11 @@ class HypersphericalSeparationLoss(DiversityLoss):
 
     def forward(self, record: Record) -> Tensor:
         if self.official:
+            # To the letter, in the precision of the vectors: it says which distances are 0.
             return -record.map_gram(
                 lambda gram: authors_separation(authors_squared_distances(gram)), normalize=False)
-        return -record.map_gram(
-            lambda cosines: separation(squared_distances(cosines), self.temperature))
+        return -_map_in_float64(
+            record, lambda cosines: separation(squared_distances(cosines), self.temperature))
 
 
 def negative_log_determinant(squares: Tensor, bandwidth: float = 1., jitter: float = 1e-6
@@ -243,7 +255,5 @@ class GramDeterminantLoss(DiversityLoss):
 
     def forward(self, record: Record) -> Tensor:
         distances = authors_squared_distances if self.official else squared_distances
-        # The kernel of near-equal directions is not positive where it comes of float32.
-        return record.double().map_gram(lambda gram: negative_log_determinant(
-            distances(gram), self.bandwidth, self.jitter), normalize=not self.official
-        ).to(record.dtype)
+        return _map_in_float64(record, lambda gram: negative_log_determinant(
+            distances(gram), self.bandwidth, self.jitter), normalize=not self.official)

@@ -2,7 +2,7 @@
 import torch
 from torch import Tensor
 
-from ..records import Record
+from ..records import Record, check_records
 from ..registry import LOSSES
 from .base import DiversityLoss
 
@@ -23,6 +23,7 @@ def soft_orthogonality(record: Record, normalize: bool = True) -> Tensor:
         Tensor: ``(B,)``, at least 0; at least ``M - D`` where the vectors outnumber the
         dimensions. Lower is more diverse.
     """
+    check_records('soft_orthogonality', [record])
     num, dim = record.shape[1:]
 
     def distance(gram: Tensor) -> Tensor:

@@ -5,8 +5,9 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
-from ..attention import entropy
-from ..records import AttentionRecord, HeadRecord, TokenRecord, cosines
+from ..attention import entropy_scale, mean_entropy
+from ..precision import inner_products
+from ..records import AttentionRecord, HeadRecord, TokenRecord, check_records, cosines
 from .layers import unbiased_hsic
 
 #: A token that attends to all patches together by less than this attends to none.
@@ -27,8 +28,9 @@ def head_cosine(record: AttentionRecord) -> Tensor:
 
     Source: Chen et al., CVPR 2022 (arXiv 2203.06345), attention level.
     """
+    check_records('head_cosine', [record], kind=AttentionRecord)
     maps = record.vectors()
-    return cosines(maps @ maps.mT)
+    return cosines(inner_products(maps, maps))
 
 
 def head_jensen_shannon(record: AttentionRecord) -> Tensor:
@@ -48,21 +50,22 @@ def head_jensen_shannon(record: AttentionRecord) -> Tensor:
     Source: Lin, IEEE Transactions on Information Theory 1991; between heads, Clark et al., 2019
     (arXiv 1906.04341).
     """
-    maps, num = record.positive_maps.flatten(2), record.shape[1]
+    check_records('head_jensen_shannon', [record], kind=AttentionRecord)
+    maps, num = record.positive_maps, record.shape[1]
     own = record.entropies
     result = own.new_zeros((len(own), num, num))
     if num == 1:
         return result
     first, second = torch.triu_indices(num, num, 1, device=maps.device)
-    # Of sums, because means would take one more pass: where p and q each sum to 1,
-    # H((p + q) / 2) = -sum (p + q) log(p + q) / 2 + log 2. A product adds many pairs at a time.
-    heads = torch.eye(num, dtype=maps.dtype, device=maps.device)
-    sums = (heads[first] + heads[second]).expand(len(maps), -1, -1)
-    entropies = torch.cat([entropy(part @ maps) for part in sums.split(4 * num, dim=1)], dim=1)
+    # A product takes the means of many pairs at a time.
+    heads = torch.eye(num, dtype=maps.dtype, device=maps.device) * entropy_scale(maps.size(-1))
+    means = ((heads[first] + heads[second]) / 2).expand(len(maps), -1, -1)
+    entropies = torch.cat([mean_entropy((part @ maps.flatten(2)).unflatten(-1, maps.shape[2:]))
+                           for part in means.split(4 * num, dim=1)], dim=1)
     # Rounding may leave a little less than nothing between equal heads.
-    result[:, first, second] = (entropies / (2 * record.num_tokens) + math.log(2)
-                                - (own[:, first] + own[:, second]) / 2).clamp_min(0)
-    return (result + result.mT) / math.log(2)
+    own = (own[:, first] + own[:, second]) / 2
+    result[:, first, second] = (entropies - own).clamp_min(0)
+    return ((result + result.mT) / math.log(2)).to(record.dtype)
 
 
 def attention_entropy(record: AttentionRecord) -> Tensor:
@@ -81,8 +84,9 @@ def attention_entropy(record: AttentionRecord) -> Tensor:
 
     Source: Clark et al., 2019 (arXiv 1906.04341), there without the division.
     """
+    check_records('attention_entropy', [record], kind=AttentionRecord)
     keys = record.shape[2] // record.num_tokens
-    return record.entropies / (math.log(keys) if keys > 1 else math.nan)
+    return (record.entropies / (math.log(keys) if keys > 1 else math.nan)).to(record.dtype)
 
 
 def mean_attention_distance(record: AttentionRecord) -> Tensor:
@@ -103,6 +107,7 @@ def mean_attention_distance(record: AttentionRecord) -> Tensor:
 
     Source: Dosovitskiy et al., ICLR 2021 (arXiv 2010.11929), there in pixels.
     """
+    check_records('mean_attention_distance', [record], kind=AttentionRecord)
     if record.grid is None:
         return record.maps.new_full(record.shape[:2], torch.nan)
     skip = record.num_prefix
@@ -137,4 +142,5 @@ def head_output_cka_terms(record: HeadRecord) -> Tensor:
 
     Source: Kornblith et al., ICML 2019 (arXiv 1905.00414).
     """
+    check_records('head_output_cka_terms', [record], kind=HeadRecord)
     return unbiased_hsic([TokenRecord(head) for head in record.heads.unbind(1)])

@@ -4,7 +4,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from ..records import Record
+from ..losses.base import off_diagonal
+from ..precision import inner_products
+from ..records import Record, check_records
 
 
 def cross_layer_cosine(records: Sequence[Record]) -> Tensor:
@@ -21,6 +23,7 @@ def cross_layer_cosine(records: Sequence[Record]) -> Tensor:
 
     Source: Gong et al., arXiv 2104.12753.
     """
+    check_records('cross_layer_cosine', records, several=True)
     return _pairs(records, lambda record: record.shape[1:], lambda group: _inner_products(
         [record.unit_vectors().flatten(1) for record in group]) / group[0].shape[1])
 
@@ -42,6 +45,7 @@ def unbiased_hsic(records: Sequence[Record]) -> Tensor:
 
     Source: Song et al., JMLR 2012; Nguyen et al., ICLR 2021 (arXiv 2010.15327), equation 3.
     """
+    check_records('unbiased_hsic', records, several=True)
     num = records[0].shape[1]
     if num < 4:
         return records[0].vectors().new_full((records[0].shape[0], *[len(records)] * 2), torch.nan)
@@ -50,25 +54,29 @@ def unbiased_hsic(records: Sequence[Record]) -> Tensor:
     # cancels where all vectors have much in common.
     dims = [record.shape[2] for record in records]
     if sum(dims) <= num:
-        # <X X^T, Y Y^T> = ||X^T Y||^2, for all pairs in one product.
-        centred = [record.vectors() - record.mean for record in records]
+        # <X X^T, Y Y^T> = ||X^T Y||^2, for all pairs in one product. It holds the diagonals, which
+        # one long token makes nearly all of it: float32 would leave rounding without them.
+        centred = [(record.vectors() - record.mean).double() for record in records]
         diagonals = [x.square().sum(-1) for x in centred]
         joined = torch.cat(centred, dim=2)
         rows = (joined.mT @ joined).square().split(dims, dim=1)
         product = torch.stack([torch.stack([block.sum((-2, -1)) for block in row.split(dims, 2)], 1)
                                for row in rows], 1)
+        own = _inner_products(diagonals)
+        product = product - own
     else:
         grams = [record.centred_gram for record in records]
-        diagonals = [gram.diagonal(dim1=-2, dim2=-1) for gram in grams]
-        product = _inner_products([gram.flatten(1) for gram in grams])
-    own = _inner_products(diagonals)
+        diagonals = [gram.diagonal(dim1=-2, dim2=-1).double() for gram in grams]
+        own = _inner_products(diagonals)
+        product = _inner_products([off_diagonal(gram) for gram in grams])
     traces = torch.stack([diagonal.sum(-1) for diagonal in diagonals], dim=1)
     means = traces[:, :, None] * traces[:, None] / ((num - 1) * (num - 2))
-    hsic = (product - own + means - 2 / (num - 2) * own) / (num * (num - 3))
+    hsic = (product + means - 2 / (num - 2) * own) / (num * (num - 3))
     # Of vectors that are all equal, the mean leaves rounding alone.
     lengths = torch.cat([record.mean.square().sum(-1) for record in records], dim=1)
-    varies = traces > 100 * torch.finfo(traces.dtype).eps**2 * num * lengths
-    return hsic * varies[:, :, None] * varies[:, None]
+    dtype = records[0].dtype
+    varies = traces > 100 * torch.finfo(dtype).eps**2 * num * lengths
+    return (hsic * varies[:, :, None] * varies[:, None]).to(dtype)
 
 
 def linear_cka_terms(records: Sequence[Record]) -> Tensor:
@@ -80,6 +88,7 @@ def linear_cka_terms(records: Sequence[Record]) -> Tensor:
     Returns:
         Tensor: ``(B, L, L)``; NaN for layers with different numbers of tokens, or fewer than 4.
     """
+    check_records('linear_cka_terms', records, several=True)
     return _pairs(records, lambda record: record.shape[1], unbiased_hsic)
 
 
@@ -112,7 +121,7 @@ def linear_cka(terms: Tensor) -> Tensor:
 def _inner_products(vectors: Sequence[Tensor]) -> Tensor:
     """Inner products ``(B, L, L)`` of ``L`` batches of vectors ``(B, D)``."""
     stacked = _stack(vectors)
-    return stacked @ stacked.mT
+    return inner_products(stacked, stacked)
 
 
 def _stack(tensors: Sequence[Tensor]) -> Tensor:

@@ -2,8 +2,8 @@
 import torch
 from torch import Tensor
 
-from ..losses import rank_collapse
-from ..records import EPS, Record
+from ..losses import relative_residual
+from ..records import EPS, Record, check_records
 
 #: Ridge penalty of :func:`ridge_error`, in mean squared norms of the tokens.
 RIDGE = 1e-2
@@ -24,7 +24,8 @@ def rank_collapse_residual(record: Record) -> Tensor:
 
     Source: Dong et al., ICML 2021 (arXiv 2103.03404), in the Frobenius norm.
     """
-    return 1 - rank_collapse(record)
+    check_records('rank_collapse_residual', [record])
+    return relative_residual(record)
 
 
 def effective_rank(record: Record) -> Tensor:
@@ -43,6 +44,7 @@ def effective_rank(record: Record) -> Tensor:
 
     Source: Roy and Vetterli, EUSIPCO 2007.
     """
+    check_records('effective_rank', [record])
     singular = record.spectrum[0].sqrt()
     total = singular.sum(-1, keepdim=True)
     shares = singular / total.clamp_min(torch.finfo(total.dtype).tiny)
@@ -70,6 +72,7 @@ def ridge_error(record: Record, ridge: float = RIDGE) -> Tensor:
 
     Source: ordinary ridge regression, with the identities of leave-one-out prediction.
     """
+    check_records('ridge_error', [record])
     x = record.vectors().double()
     squares = x.square().sum(-1)
     penalty = ridge * squares.mean(-1, keepdim=True)

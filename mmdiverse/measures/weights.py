@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..losses import ConditionalOrthogonalityLoss, exact_extremes, mean_cosine
 from ..losses.base import off_diagonal
-from ..records import Record
+from ..records import Record, check_records
 
 _SPREAD = ConditionalOrthogonalityLoss(method='exact')
 #: Points of the quadrature in :func:`noise_quarter_energy`.
@@ -33,6 +33,7 @@ def pca_energy(record: Record) -> Tensor:
 
     Source: principal component analysis of the rows.
     """
+    check_records('pca_energy', [record])
     x = record.vectors().double()
     # What the mean leaves of equal rows is rounding.
     smallest = 100 * torch.finfo(x.dtype).eps**2 * x.square().sum((-2, -1))[:, None]
@@ -102,6 +103,7 @@ def stable_rank(record: Record) -> Tensor:
 
     Source: Rudelson and Vershynin, Journal of the ACM 2007.
     """
+    check_records('stable_rank', [record])
     record = record.double()
     largest = record.map_gram(lambda gram: exact_extremes(gram)[:, 0], normalize=False,
                               smaller=True)
@@ -125,6 +127,7 @@ def eigenvalue_spread(record: Record) -> Tensor:
 
     Source: Chen et al., CVPR 2022 (arXiv 2203.06345), weight level.
     """
+    check_records('eigenvalue_spread', [record])
     return _SPREAD(record) if record.shape[1] > 1 else _undefined(record)
 
 
@@ -141,6 +144,7 @@ def neuron_cosine_mean(record: Record) -> Tensor:
 
     Source: the absolute cosine of tokens, of rows.
     """
+    check_records('neuron_cosine_mean', [record])
     return mean_cosine(record, 'absolute')
 
 
@@ -158,6 +162,7 @@ def neuron_cosine_max(record: Record) -> Tensor:
 
     Source: as for the mean.
     """
+    check_records('neuron_cosine_max', [record])
     num = record.shape[1]
     if num < 2:
         return _undefined(record)

@@ -14,6 +14,10 @@ from ..registry import MODELS
 MAX_ENTRIES_CPU = 2**20
 MAX_ENTRIES = 2**24
 
+#: Factor of gradients while they are in float16, whose numbers end at 6e-8 and at 65504. They are
+#: at most 1 with respect to a logit, and a class has as good as no weight above 100.
+FLOAT16_GAIN = 2**8
+
 
 def patch_mixing_cross_entropy(logits: Tensor, label: Tensor, mix_label: Tensor, shares: Tensor,
                                label_smooth_val: float = 0.) -> Tensor:
@@ -57,6 +61,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
     The target of a token is ``targets``, ``(n, 2)``, at the classes ``index``, ``(n, 2)``, plus
     ``spread`` at every class.
+
+    The mean's ``1 / n``, and with it the loss scale, is left to the backward pass. In float16
+    gradients of single tokens are multiplied by :data:`FLOAT16_GAIN`, and their sum over tokens,
+    the gradient of the weight, is taken in float32: it may be beyond float16 before it is divided.
     """
 
     @staticmethod
@@ -73,7 +81,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
         weight, bias = weight.detach(), None if bias is None else bias.detach()
         value = targets.new_zeros(())
         entries = MAX_ENTRIES_CPU if features.device.type == 'cpu' else MAX_ENTRIES
-        size = max(1, entries // len(weight))
+        half = _computes_in_float16(features)
+        ctx.gain = FLOAT16_GAIN if half else 1
+        # In float32, some features exist once more.
+        size = max(1, entries // (max(weight.shape) if half else len(weight)))
         for start in range(0, len(features), size):
             part = slice(start, start + size)
             logits = F.linear(features[part], weight, bias)
@@ -91,11 +102,13 @@ class _LinearCrossEntropy(torch.autograd.Function):
             grad.scatter_add_(-1, index[part], -targets[part])
             if needs[2]:
                 grad_bias += grad.sum(0)
-            # The mean's 1 / n is left to the backward pass: float16 would lose what it makes small.
-            grad = grad.to(logits.dtype)
+            if needs[1] and half:
+                with torch.autocast(features.device.type, enabled=False):
+                    grad_weight += grad.mT @ features[part].float()
+            grad = (grad * ctx.gain).to(logits.dtype)
             if needs[0]:
                 grad_features[part] = grad @ weight
-            if needs[1]:
+            if needs[1] and not half:
                 grad_weight += grad.mT @ features[part]
         ctx.save_for_backward(grad_features, grad_weight, grad_bias, *inputs)
         return value / len(features)
@@ -103,12 +116,15 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         *grads, features, weight, bias, index, targets = ctx.saved_tensors
+        gain = ctx.gain
         if torch.is_grad_enabled():  # `create_graph`: the gradient will be differentiated itself
             grads = _LinearCrossEntropy.differentiable_gradients(
                 ctx.needs_input_grad[:3], features, weight, bias, index, targets, ctx.spread)
+            gain = 1
         factor = grad / len(features)
+        factors = (factor / gain, factor, factor)
         return *(None if each is None else (factor * at_least_float32(each)).to(dtype)
-                 for each, dtype in zip(grads, ctx.dtypes)), None, None, None
+                 for factor, each, dtype in zip(factors, grads, ctx.dtypes)), None, None, None
 
     @staticmethod
     def differentiable_gradients(needs: Sequence[bool], features: Tensor, weight: Tensor,
@@ -121,6 +137,14 @@ class _LinearCrossEntropy(torch.autograd.Function):
         loss = -(targets * log_p.gather(-1, index)).sum() - spread * log_p.sum()
         grads = iter(torch.autograd.grad(loss, inputs, create_graph=True))
         return [next(grads) if needed else None for needed in needs]
+
+
+def _computes_in_float16(features: Tensor) -> bool:
+    """Whether a linear layer gives float16, by its input or by autocast."""
+    kind = features.device.type
+    if torch.is_autocast_enabled(kind) and features.dtype != torch.float64:
+        return torch.get_autocast_dtype(kind) == torch.float16
+    return features.dtype == torch.float16
 
 
 def linear_patch_mixing_cross_entropy(features: Tensor, weight: Tensor, bias: Tensor | None,
@@ -148,6 +172,9 @@ def linear_patch_mixing_cross_entropy(features: Tensor, weight: Tensor, bias: Te
     shares = shares.to(features.device, torch.promote_types(features.dtype, torch.float32))
     targets = (1 - label_smooth_val) * torch.stack((shares, 1 - shares), dim=-1)
     index = _label_pairs(label, mix_label, features.size(1))
+    if not torch.is_grad_enabled():  # or gradients would be found that nobody asks for
+        features, weight = features.detach(), weight.detach()
+        bias = None if bias is None else bias.detach()
     return _LinearCrossEntropy.apply(
         features.flatten(0, 1), weight, bias, index.flatten(0, 1), targets.flatten(0, 1),
         label_smooth_val / len(weight))

@@ -1,15 +1,27 @@
 """What every registered loss keeps to, whatever its formula."""
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
 from itertools import product
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from mmdiverse import attention
 from mmdiverse.attention import Budget, softmax_maps
-from mmdiverse.records import AttentionRecord, Record, WeightRecord
+from mmdiverse.losses import (
+    contrastive,
+    mean_cosine,
+    mean_cross_cosine,
+    mean_inner_product,
+    rank_collapse,
+    relative_residual,
+    soft_orthogonality,
+)
+from mmdiverse.records import AttentionRecord, HeadRecord, Record, WeightRecord
 from mmdiverse.registry import LOSSES
+from mmdiverse.terms import build_loss
 from tests.losses.cases import CASES, Case, make_record
 
 B, M, D = 2, 5, 9
@@ -269,7 +281,7 @@ def test_nothing_as_large_as_the_maps_of_an_image_is_kept(
                                                   lambda x: x):
         value = case.build()(*records)
     assert value.requires_grad and 0 < max(kept) < 3 * 16**2
-    assert not any('maps' in vars(record) for record in records)
+    assert not any('maps' in record.kept() for record in records)
 
 
 @cases_at('weight')
@@ -289,6 +301,58 @@ def test_a_share_of_the_matrices_has_the_values_that_it_has_among_all(case: Case
     shares = [record.share(rank, B) for rank in range(B)]
     torch.testing.assert_close(torch.cat([case.build()(share) for share in shares]),
                                case.build()(record))
+
+
+def kinds_of_records(case: Case) -> dict[str, tuple[list[Tensor], Callable]]:
+    """Of every kind of record that a loss takes, its tensors and what makes records of them."""
+    vectors, _ = draw(case)
+    kinds = {level: (vectors, lambda inputs, level=level: [
+        make_record(level, x, layer) for layer, x in enumerate(inputs)])
+        for level in case.build().levels}
+    if 'attention' in kinds:
+        kinds['queries and keys'] = draw_queries_and_keys(case), fused
+        kinds['heads'] = ([x.unflatten(-1, (3, 3)) for x in vectors],
+                          lambda inputs: [*map(HeadRecord, inputs)])
+    return kinds
+
+
+@every_case
+@pytest.mark.parametrize('mode', [torch.no_grad, torch.inference_mode])
+def test_what_was_measured_before_does_not_change_the_gradient(case: Case, mode: Callable) -> None:
+    # Random starts are drawn anew, and end a little elsewhere.
+    precision = dict(rtol=1e-4, atol=1e-4) if 'steps' in case.options else {}
+    for inputs, make in kinds_of_records(case).values():
+        starts = torch.rand(2, *inputs[0].shape[:2], dtype=torch.float64)
+        results = []
+        for measured in (False, True):
+            own, loss = leaves(inputs), case.build(starts)
+            records = make(own)
+            if measured:
+                with mode():
+                    assert not loss(*records).requires_grad
+            value = loss(*records)
+            results.append([value, *gradients(case, value, own)])
+            with mode():
+                again = loss(*records)
+            assert not again.requires_grad
+            torch.testing.assert_close(again, value.detach(), **(precision or dict(
+                rtol=1e-7, atol=1e-9)))
+        torch.testing.assert_close(*results, **precision)
+
+
+@every_case
+def test_vectors_that_changed_are_seen(case: Case) -> None:
+    # As weights do in a step of an optimizer.
+    for inputs, make in kinds_of_records(case).values():
+        starts = torch.rand(2, *inputs[0].shape[:2], dtype=torch.float64)
+        own = [x.clone() for x in inputs]
+        records, loss = make(own), case.build(starts)
+        with torch.no_grad():
+            loss(*records)
+            for x in own:
+                x.add_(torch.linspace(0, 1, x[0].numel(), dtype=x.dtype).view(x[0].shape))
+            torch.testing.assert_close(loss(*records), case.build(starts)(*make(own)),
+                                       rtol=1e-4, atol=1e-6)
 
 
 @every_case
@@ -356,3 +420,43 @@ def test_two_layers_of_different_shapes_are_refused_and_named() -> None:
                        for layer, m in ((2, 5), (9, 6))]
             with pytest.raises(ValueError, match=r'layers \[2, 9\].*change `layers`'):
                 loss(*records)
+
+
+NO_RECORDS = {'tensor': torch.ones(2, 5, 9), 'array': np.ones((2, 5, 9)), 'list': [[1., 2.]],
+              'list of records': [WeightRecord(torch.ones(2, 5, 9))], 'none': None}
+
+
+@every_case
+@pytest.mark.parametrize('given', NO_RECORDS.values(), ids=NO_RECORDS)
+def test_what_is_no_record_is_refused_and_records_are_named(case: Case, given: object) -> None:
+    loss = case.build()
+    with pytest.raises(TypeError, match=f'{case.type} takes records.*but got '
+                                        f'{type(given).__name__}.*TokenRecord.*AttentionRecord.*'
+                                        'HeadRecord.*WeightRecord'):
+        loss(*[given] * loss.num_records)
+
+
+def test_the_shape_of_a_tensor_is_named() -> None:
+    with pytest.raises(TypeError, match=r'CosineLoss.*but got Tensor of shape \(2, 5, 9\)'):
+        build_loss('CosineLoss')(torch.ones(2, 5, 9))
+
+
+@every_case
+def test_another_number_of_records_is_refused(case: Case) -> None:
+    loss = case.build()
+    record = make_record(loss.levels[0], draw(case)[0][0])
+    for num in {0, 1, 2, 3} - {loss.num_records}:
+        with pytest.raises(TypeError, match=f'{case.type} takes {loss.num_records} record.*'
+                                            f'but got {num}'):
+            loss(*[record] * num)
+
+
+FUNCTIONS = [mean_cosine, mean_cross_cosine, contrastive, mean_inner_product, rank_collapse,
+             relative_residual, soft_orthogonality]
+
+
+@pytest.mark.parametrize('function', FUNCTIONS, ids=lambda function: function.__name__)
+def test_functions_of_records_take_no_tensors(function: Callable) -> None:
+    num = 2 if 'second' in inspect.signature(function).parameters else 1
+    with pytest.raises(TypeError, match=f'{function.__name__} takes records.*but got Tensor'):
+        function(*[torch.ones(2, 5, 9)] * num)

@@ -2,13 +2,14 @@
 from collections.abc import Callable
 from dataclasses import fields
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from mmdiverse.measures import DEFAULT, MEASURES, Measure, find_measures
 from mmdiverse.measures.base import AXES
-from mmdiverse.records import AttentionRecord, HeadRecord, Record
+from mmdiverse.records import AttentionRecord, HeadRecord, Record, TokenRecord
 from tests import reference
 from tests.measures import cases
 from tests.measures.cases import CASES, NUM_ITEMS, TRIALS, assert_agrees, bounds, draw, expected
@@ -160,3 +161,29 @@ def test_an_unknown_name_one_twice_and_none_are_refused(names: list[str]) -> Non
 def test_a_refused_list_is_named() -> None:
     with pytest.raises(ValueError, match="got \\['head_cosines'\\]"):
         find_measures(['head_cosines'])
+
+
+@every_measure
+@pytest.mark.parametrize('given', [torch.ones(2, 5, 9), np.ones((2, 5, 9)), [[1.]], None],
+                         ids=['tensor', 'array', 'list', 'none'])
+def test_what_is_no_record_is_refused(name: str, given: object) -> None:
+    with pytest.raises(TypeError, match='takes (records|a list of records).*but got '):
+        MEASURES[name].function(given)
+
+
+@every_measure
+def test_records_of_another_kind_are_refused(name: str) -> None:
+    measure = MEASURES[name]
+    others = {'maps': TokenRecord(torch.ones(2, 5, 9)),
+              'outputs': AttentionRecord(maps=torch.ones(2, 3, 4, 4))}
+    if measure.captured in others:
+        with pytest.raises(TypeError, match='takes records of type (Attention|Head)Record.*but '
+                                            r'got (Token|Attention)Record of shape \('):
+            measure.function(others[measure.captured])
+
+
+@pytest.mark.parametrize('name', ['cross_layer_cosine', 'linear_cka'])
+@pytest.mark.parametrize('given', [TokenRecord(torch.ones(2, 5, 9)), []], ids=['one', 'none'])
+def test_measures_between_layers_take_a_list_of_records(name: str, given: object) -> None:
+    with pytest.raises(TypeError, match='takes a list of records, one of each layer, but got'):
+        MEASURES[name].function(given)

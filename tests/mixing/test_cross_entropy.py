@@ -286,3 +286,39 @@ def test_a_backward_hook_of_the_layer_is_called(layer: nn.Linear, linear_inputs:
     layer.register_full_backward_hook(lambda *args: calls.append(args))
     loss_of_layer(layer, linear_inputs[0], shares).backward()
     assert len(calls) == 1
+
+
+@pytest.mark.parametrize('scale', [2.**16, 1., 2.**-10])
+@pytest.mark.parametrize('autocast', [True, False])
+def test_float16_has_room_for_the_gradient_at_any_loss_scale(scale: float, autocast: bool) -> None:
+    # Of so many tokens with one large feature, the sum before its division is beyond 65504.
+    images, tokens, dim = 32, 576, 8
+    label, mix_label = torch.randint(C, (2, images))
+    shares = torch.rand(images, tokens)
+    inputs = [torch.randn(images, tokens, dim), 0.1 * torch.randn(C, dim), torch.zeros(C)]
+    inputs[0][..., 0] += 20
+
+    def gradients(function: Callable[..., Tensor], dtype: torch.dtype, scale: float
+                  ) -> list[Tensor]:
+        half = dtype == torch.float16
+        own = [x.to(torch.float32 if half and autocast else dtype, copy=True).requires_grad_()
+               for x in inputs]
+        with torch.autocast('cpu', torch.float16, enabled=half and autocast):
+            value = function(*own)
+        return [grad.double() / scale for grad in torch.autograd.grad(scale * value, own)]
+
+    def in_chunks(*own: Tensor) -> Tensor:
+        return linear_patch_mixing_cross_entropy(*own, label, mix_label, shares, 0.1)
+
+    def plainly(features: Tensor, *linear: Tensor) -> Tensor:
+        return patch_mixing_cross_entropy(F.linear(features, *linear), label, mix_label, shares,
+                                          0.1).mean()
+
+    actual, expected = (gradients(in_chunks, torch.float16, scale),
+                        gradients(plainly, torch.float64, 1.))
+    # What is in float16 itself needs the loss scale for its small gradients, and no more of it
+    # than its large ones have room for.
+    compared = range(3) if autocast else {2.**16: (0, 2), 1.: (1, 2), 2.**-10: (1, 2)}[scale]
+    for index in compared:
+        error = (actual[index] - expected[index]).norm() / expected[index].norm()
+        assert error < 2e-3
