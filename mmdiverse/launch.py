@@ -203,7 +203,7 @@ def replacement_notes(cfg: Config, fragment: str) -> list[str]:
     if hooks:
         count = sum(len(hook.get('terms') or []) for hook in hooks)
         owner = 'DiversityHook' if len(hooks) == 1 else f'{len(hooks)} DiversityHooks'
-        notes.append(f'--diversity {fragment} replaces the {count} term{"s" * (count != 1)} of the '
+        notes.append(f'--diversity {fragment} replaces the {counted(count, "term")} of the '
                      f"config's {owner}; to keep them, leave the option out")
     left_out = left_out_of_fragment(fragment)
     if left_out:

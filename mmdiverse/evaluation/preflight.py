@@ -33,7 +33,7 @@ from ..datasets.imagenet import check_imagenet
 from ..hooks.diversity_hook import DiversityHook, check_num_classes
 from ..launch import host_script
 from ..learning_rate import scaled_learning_rate
-from ..transfer import Pretrained, check_pretrained, find_pretrained
+from ..transfer import Pretrained, check_average_fits, check_pretrained, find_pretrained
 from .measurement import count_bytes, describe_machine, peak_memory, time_call
 from .runs import quiet_runner, scalar_metrics
 
@@ -560,6 +560,8 @@ class _DryRun:
         return checks or [lambda: ('ok', 'none, training starts from scratch')]
 
     def _check_checkpoint(self, source: Pretrained) -> tuple[str, str]:
+        if source.key == 'load_from':
+            check_average_fits(self.cfg)
         is_whole, text = check_pretrained(source)
         return 'ok' if is_whole else 'note', text
 
