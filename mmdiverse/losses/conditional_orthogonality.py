@@ -179,7 +179,8 @@ class ConditionalOrthogonalityLoss(DiversityLoss):
 
     in ``[0, inf)``. Lower is more diverse: least where the vectors are orthogonal and equally
     long, which conditions the matrix well. Where the vectors outnumber the dimensions
-    :math:`\lambda_{\min} = 0`, and what is left is to make all vectors short.
+    :math:`\lambda_{\min} = 0`, and what is left is to make all vectors short; of directions it is
+    then at least ``(M / D)^2``, as of a tight frame.
 
     ``'exact'`` eigenvalues, the default, cost a decomposition; ``'power'`` follows them from step
     to step for weights, at next to no cost (see :class:`~mmdiverse.losses.ExtremeEigenvalues`). It

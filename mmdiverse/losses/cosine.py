@@ -35,8 +35,10 @@ def mean_cosine(record: Record, form: str = 'squared', diagonal: bool = False) -
         diagonal (bool): Whether the pairs of a vector with itself count.
 
     Returns:
-        Tensor: ``(B,)``; in ``[-1, 1]`` for signed, in ``[0, 1]`` otherwise. Lower is more
-        diverse.
+        Tensor: ``(B,)``. Signed, in ``[-1 / (M - 1), 1]``, least where the directions cancel;
+        otherwise in ``[0, 1]``, and squared at least ``(M - D) / (D (M - 1))`` where the vectors
+        outnumber the dimensions, as of a tight frame. With the diagonal, signed in ``[0, 1]``, and
+        squared at least ``1 / min(M, D)``. Lower is more diverse.
     """
     check_records('mean_cosine', [record])
     num, dim = record.shape[1:]

@@ -34,7 +34,7 @@ class DisagreementLoss(DiversityLoss):
     outputs, ``heads='outputs'``, by directions, which is the default and equals the signed
     :class:`~mmdiverse.losses.CosineLoss` with its diagonal, in [0, 1]; and the attended positions,
     ``heads='maps'`` (the default of a term) with ``normalize=False``, see
-    :func:`mean_inner_product`, in ``(0, N]`` for N tokens. Lower is more diverse. That form
+    :func:`mean_inner_product`, in ``[1, N]`` for N tokens. Lower is more diverse. That form
     misleads: a map's product with itself counts, and is least where it is uniform, so uniform
     maps, all alike, score better than sharp ones that differ.
 

@@ -158,7 +158,8 @@ class HypersphericalSeparationLoss(DiversityLoss):
 
     .. math:: -\min_{i \ne j} \lVert \hat x_i - \hat x_j \rVert^2
 
-    in ``[-4, 0]``; lower is more diverse. The default is smooth (see :func:`separation`), so that
+    in ``[-2 M / (M - 1), 0]``, because directions have no larger mean distance; lower is more
+    diverse. The default is smooth (see :func:`separation`), so that
     every close pair receives a gradient and not the closest alone; ``temperature=0`` is the exact
     minimum. Two equal directions have the highest loss, but no gradient that would part them.
 
@@ -207,8 +208,9 @@ def negative_log_determinant(squares: Tensor, bandwidth: float = 1., jitter: flo
         jitter (float): ``delta``, which keeps equal directions away from a determinant of 0.
 
     Returns:
-        Tensor: ``(B,)``, in the dtype of ``squares``; 0 for directions infinitely far apart, at
-        most :math:`-(M - 1) \log \delta`. Lower is more diverse.
+        Tensor: ``(B,)``, in the dtype of ``squares``; at least :math:`-M \log(1 + \delta)`, which
+        is nearly 0 and comes near for a large ``bandwidth`` alone, because directions are at most
+        2 apart; at most :math:`-(M - 1) \log \delta`. Lower is more diverse.
     """
     kernel = (-bandwidth * squares.double()).exp()
     identity = torch.eye(kernel.size(-1), dtype=kernel.dtype, device=kernel.device)

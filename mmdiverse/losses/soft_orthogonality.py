@@ -20,8 +20,9 @@ def soft_orthogonality(record: Record, normalize: bool = True) -> Tensor:
         normalize (bool): Of directions or of the vectors as they are.
 
     Returns:
-        Tensor: ``(B,)``, at least 0; at least ``M - D`` where the vectors outnumber the
-        dimensions. Lower is more diverse.
+        Tensor: ``(B,)``, at least 0; where the vectors outnumber the dimensions at least
+        ``M (M - D) / D`` of directions, and ``M - D`` of vectors as they are. A tight frame is at
+        the floor. Lower is more diverse.
     """
     check_records('soft_orthogonality', [record])
     num, dim = record.shape[1:]

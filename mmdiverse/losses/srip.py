@@ -14,8 +14,10 @@ class SRIPLoss(DiversityLoss):
     .. math:: \sigma(G - I) = \max(|\lambda_{\max}(G) - 1|, |\lambda_{\min}(G) - 1|), \qquad
         G = X X^\top \text{ or } X^\top X
 
-    in ``[0, inf)``; 0 where the vectors, or with :math:`X^\top X` the dimensions, are orthonormal.
-    Lower is more diverse. It bounds how much any combination of the vectors is stretched or
+    in ``[0, inf)``; 0 where the vectors are orthonormal. Where they outnumber the dimensions, at
+    least ``M / D - 1`` of directions, because the eigenvalues of :math:`X^\top X` have the mean
+    ``M / D``; vectors as they are can be short enough for 0. A tight frame is at the floor. Lower
+    is more diverse. It bounds how much any combination of the vectors is stretched or
     shrunk, where :class:`~mmdiverse.losses.SoftOrthogonalityLoss` averages over them.
 
     Where the vectors outnumber the dimensions :math:`X^\top X` is taken, because

@@ -122,8 +122,9 @@ def eigenvalue_spread(record: Record) -> Tensor:
         record (Record): ``(B, M, D)``.
 
     Returns:
-        Tensor: ``(B,)``, in ``[0, inf)``; grows with the fourth power of the weights. NaN for a
-        single row. Lower is more diverse.
+        Tensor: ``(B,)``, in ``[0, inf)``; grows with the fourth power of the weights. With more
+        rows than columns the smallest eigenvalue is 0. NaN for a single row. Lower is more
+        diverse.
 
     Source: Chen et al., CVPR 2022 (arXiv 2203.06345), weight level.
     """

@@ -1,5 +1,6 @@
 """What every registered loss keeps to, whatever its formula."""
 import inspect
+import math
 from collections.abc import Callable, Sequence
 from itertools import product
 
@@ -22,7 +23,7 @@ from mmdiverse.losses import (
 from mmdiverse.records import AttentionRecord, HeadRecord, Record, WeightRecord
 from mmdiverse.registry import LOSSES
 from mmdiverse.terms import build_loss
-from tests.losses.cases import CASES, Case, make_record
+from tests.losses.cases import CASES, SHARP_MAPS, UNIFORM_MAPS, Case, make_record
 
 B, M, D = 2, 5, 9
 SHAPES = {'M<D': (B, M, D), 'M>D': (B, 9, 4)}
@@ -460,3 +461,70 @@ def test_functions_of_records_take_no_tensors(function: Callable) -> None:
     num = 2 if 'second' in inspect.signature(function).parameters else 1
     with pytest.raises(TypeError, match=f'{function.__name__} takes records.*but got Tensor'):
         function(*[torch.ones(2, 5, 9)] * num)
+
+
+def tight_frame(num: int, dim: int) -> Tensor:
+    """Directions whose ``X^T X`` is a multiple of the identity: harmonics on a circle."""
+    turns = 2 * torch.pi * torch.arange(num, dtype=torch.float64)[:, None] / num
+    waves = torch.arange(1, dim // 2 + 1) * turns
+    frame = torch.cat((waves.cos(), waves.sin()), dim=1)
+    constant = torch.full((num, dim % 2), 0.5**0.5, dtype=torch.float64)
+    return torch.nn.functional.normalize(torch.cat((frame, constant), dim=1), dim=1)[None]
+
+
+#: Least values that docstrings state, of ``M`` vectors in fewer dimensions ``D``.
+FLOORS = [
+    ('CosineLoss', {}, lambda num, dim: (num - dim) / (dim * (num - 1))),
+    ('CosineLoss', dict(diagonal=True), lambda num, dim: 1 / dim),
+    ('CosineLoss', dict(form='signed', diagonal=True), lambda num, dim: 0),
+    ('CosineLoss', dict(form='signed'), lambda num, dim: -1 / (num - 1)),
+    ('SoftOrthogonalityLoss', {}, lambda num, dim: num * (num - dim) / dim),
+    ('SRIPLoss', {}, lambda num, dim: num / dim - 1),
+    ('ConditionalOrthogonalityLoss', dict(normalize=True), lambda num, dim: (num / dim)**2),
+]
+#: The same of vectors of any length, at its least for frames of this squared length.
+SHORT_FLOORS = [
+    ('SoftOrthogonalityLoss', dict(normalize=False), lambda num, dim: num - dim),
+    ('SRIPLoss', dict(normalize=False), lambda num, dim: 0),
+]
+every_frame = pytest.mark.parametrize(('num', 'dim'), [(7, 4), (13, 4), (30, 12)])
+
+
+@every_frame
+@pytest.mark.parametrize(('type', 'options', 'floor'), FLOORS + SHORT_FLOORS)
+def test_floors_are_reached_by_a_tight_frame_and_nothing_is_below(
+        type: str, options: dict, floor: Callable, num: int, dim: int) -> None:
+    loss, frame = build_loss(type, **options), tight_frame(num, dim)
+    if options.get('normalize') is False:
+        frame = frame * (dim / num)**0.5
+    assert loss(WeightRecord(frame)).item() == pytest.approx(floor(num, dim), abs=1e-12)
+    vectors = torch.randn(50, num, dim, dtype=torch.float64)
+    nearby = frame + 0.1 * vectors
+    for others in (vectors, nearby):
+        assert (loss(WeightRecord(others)) > floor(num, dim)).all()
+
+
+def test_uniform_maps_disagree_most_of_all() -> None:
+    loss = build_loss('DisagreementLoss', normalize=False)
+    tokens = UNIFORM_MAPS.size(-1)
+    assert loss(AttentionRecord(maps=UNIFORM_MAPS)).item() == pytest.approx(1)
+    alike = SHARP_MAPS[:, :1].expand_as(SHARP_MAPS)
+    assert loss(AttentionRecord(maps=alike)).item() == pytest.approx(tokens)
+    assert loss(AttentionRecord(maps=torch.randn(9, 3, 8, 8).softmax(-1))).min() > 1
+
+
+@pytest.mark.parametrize('num', [2, 3, 6])
+def test_a_simplex_is_best_separated(num: int) -> None:
+    simplex = torch.eye(num, dtype=torch.float64)[None] - 1 / num
+    loss = build_loss('HypersphericalSeparationLoss', temperature=0.)
+    assert loss(WeightRecord(simplex)).item() == pytest.approx(-2 * num / (num - 1))
+
+
+@pytest.mark.parametrize('bandwidth', [100., 1.])
+def test_the_determinant_is_bounded(bandwidth: float) -> None:
+    loss = build_loss('GramDeterminantLoss', bandwidth=bandwidth)
+    value = loss(WeightRecord(torch.eye(5, dtype=torch.float64)[None])).item()
+    assert value >= -5 * math.log(1 + 1e-6) - 1e-9
+    assert (value == pytest.approx(0, abs=1e-5)) == (bandwidth == 100)
+    equal = loss(WeightRecord(torch.ones(1, 5, 3, dtype=torch.float64))).item()
+    assert equal <= -4 * math.log(1e-6)
