@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from mmdiverse.config import diversify, load_config
+from mmdiverse.config import diversify, load_config, plain_twin
 from mmdiverse.recipe import AUTHORS, diff_authors, diff_configs
 
 CONFIGS = Path(__file__).resolve().parents[1] / 'configs'
@@ -80,6 +80,16 @@ def test_a_change_is_a_difference_without_a_reason(options: dict, name: str, our
     found = {difference.name: difference for difference in diff_authors(cfg)}
     assert found[name].ours == ours and not found[name].why
     assert found[name].theirs == next(field.theirs for field in AUTHORS if field.name == name)
+
+
+def test_what_mixing_changes_and_keeps_has_a_reason() -> None:
+    cfg = load_config(BASE)
+    cfg.model.data_preprocessor = cfg.pop('data_preprocessor')
+    cfg.model.head.loss = dict(type='CrossEntropyLoss')
+    mixing = diversify(cfg, 'all', mixing=True)
+    assert {difference.why for difference in diff_configs(mixing, cfg)} == {
+        'diversity terms', 'patch-level mixing', 'kept for the plain twin'}
+    assert diff_configs(plain_twin(mixing), cfg) == []
 
 
 def test_a_key_that_is_no_diversity_has_no_reason() -> None:

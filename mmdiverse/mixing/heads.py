@@ -51,12 +51,20 @@ def patch_mixing_loss(loss_module: nn.Module, features: Tensor, classifier: nn.M
     return {'loss': loss}
 
 
-def check_loss_module(loss_module: nn.Module) -> None:
+def check_loss_module(loss_module: nn.Module, cal_acc: bool = False) -> None:
     """Check that a head can use its loss for mixed patches.
+
+    Args:
+        loss_module (nn.Module): That of the head.
+        cal_acc (bool): Whether the head is to measure accuracy in training. Defaults to False.
 
     Raises:
         TypeError: If it is no :class:`~mmdiverse.mixing.PatchMixingLoss`.
+        ValueError: If ``cal_acc``: labels are mixed.
     """
+    if cal_acc:
+        raise ValueError('`model.head.cal_acc` must be False to mix patches: training labels are '
+                         'mixed, so that no accuracy is measured on them')
     if not isinstance(loss_module, PatchMixingLoss):
         raise TypeError('`model.head.loss` must be of type mmdiverse.PatchMixingLoss to mix patches'
                         f', but got {type(loss_module).__name__}; in a config that inherits '
@@ -77,13 +85,13 @@ class PatchMixingClsHead(VisionTransformerClsHead):
 
     Raises:
         TypeError: If ``loss`` is no PatchMixingLoss.
-        ValueError: In training, if the backbone gives its class token alone, or samples do not
-            fit; see :func:`~mmdiverse.mixing.heads.patch_mixing_loss`.
+        ValueError: If ``cal_acc``; in training, if the backbone gives its class token alone, or
+            samples do not fit; see :func:`~mmdiverse.mixing.heads.patch_mixing_loss`.
     """
 
     def __init__(self, *args: Any, loss: dict | None = None, **kwargs: Any) -> None:
         super().__init__(*args, loss=loss or dict(type='mmdiverse.PatchMixingLoss'), **kwargs)
-        check_loss_module(self.loss_module)
+        check_loss_module(self.loss_module, self.cal_acc)
 
     def pre_logits(self, feats: tuple[Tensor, ...]) -> Tensor:
         """The class token before the classification layer, ``(B, D)``."""
@@ -117,13 +125,13 @@ class PatchMixingLinearClsHead(LinearClsHead):
 
     Raises:
         TypeError: If ``loss`` is no PatchMixingLoss.
-        ValueError: If the head gets no feature map; in training, if samples do not fit; see
-            :func:`~mmdiverse.mixing.heads.patch_mixing_loss`.
+        ValueError: If ``cal_acc``, or if the head gets no feature map; in training, if samples do
+            not fit; see :func:`~mmdiverse.mixing.heads.patch_mixing_loss`.
     """
 
     def __init__(self, *args: Any, loss: dict | None = None, **kwargs: Any) -> None:
         super().__init__(*args, loss=loss or dict(type='mmdiverse.PatchMixingLoss'), **kwargs)
-        check_loss_module(self.loss_module)
+        check_loss_module(self.loss_module, self.cal_acc)
 
     def pre_logits(self, feats: tuple[Tensor, ...]) -> Tensor:
         """The pooled features before the classification layer, ``(B, D)``."""

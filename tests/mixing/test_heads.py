@@ -197,3 +197,9 @@ def test_plain_mixup_is_refused() -> None:
         build(backbone=dict(VIT, out_type='raw'),
               head=dict(VIT_HEAD, type='mmdiverse.PatchMixingClsHead'), data_preprocessor=MIXING,
               train_cfg=dict(augments=dict(type='Mixup', alpha=0.8)))
+
+
+@pytest.mark.parametrize('head', [PatchMixingClsHead, PatchMixingLinearClsHead])
+def test_accuracy_in_training_is_refused(head: type) -> None:
+    with pytest.raises(ValueError, match='`model.head.cal_acc` must be False'):
+        head(num_classes=C, in_channels=D, cal_acc=True)

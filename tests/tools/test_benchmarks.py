@@ -4,6 +4,7 @@ import platform
 import runpy
 import sys
 from pathlib import Path
+from typing import Any
 
 import cv2
 import pytest
@@ -63,6 +64,16 @@ def steps() -> TrainingSteps:
 
 
 # overhead.py
+
+@pytest.mark.parametrize(('size', 'images', 'shown'), [
+    ((16, 16), (16, 16), 16), ([16, 8], (16, 8), (16, 8))])
+def test_images_have_the_size_of_the_backbone_however_it_is_given(
+        size: Any, images: tuple[int, int], shown: Any) -> None:
+    cfg = load_config(NANO)
+    cfg.model.backbone.img_size = size
+    steps = TrainingSteps(cfg, batch_size=2)
+    assert (steps._images.shape[2:], steps.img_size) == (images, shown)
+
 
 def test_overhead_measures_fragment_and_recipe(tool, tmp_path: Path, capsys) -> None:
     report = measure_nano(tool, tmp_path / 'out.json', '--fragments', 'official', '--recipe')
