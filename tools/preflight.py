@@ -47,7 +47,12 @@ def main() -> int:
     try:
         cfg = load_config(args.config)
         cfg.merge_from_dict(args.cfg_options or {})
-        gpus = args.gpus or planned_gpus(args.config)
+    except Exception as error:  # a config is a program, which may raise anything
+        print(f'config {args.config} cannot be read: {type(error).__name__}: {error}',
+              file=sys.stderr)
+        return 1
+    try:
+        gpus = planned_gpus(args.config) if args.gpus is None else args.gpus
         print(f'preflight of {args.config} for {counted(gpus, "GPU")}', flush=True)
         found = preflight(cfg, gpus, args.batch_size, args.steps, args.sample, args.config,
                           tell=lambda check: print(check_line(check), flush=True))
@@ -55,8 +60,8 @@ def main() -> int:
             args.out.parent.mkdir(parents=True, exist_ok=True)
             args.out.write_text(json.dumps(to_json(found), indent=2) + '\n', encoding='utf-8')
     except (OSError, ValueError) as error:
-        print(f'{type(error).__name__}: {error}', file=sys.stderr)
-        return 2
+        print(error, file=sys.stderr)
+        return 1
     if found.terms:
         print('\nbefore the first step:\n' + terms_table(found))
     return int(not found.ok)

@@ -4,7 +4,7 @@ Usage:
     python tools/recipe_diff.py configs/deit/deit-small_diverse_8xb128_in1k.py
     python tools/recipe_diff.py CONFIG --against mmpretrain::deit/deit-small_4xb256_in1k.py
 
-Exits with 1 if a difference has no known reason.
+Exits with 1 if a difference has no known reason, or a config cannot be read.
 """
 import argparse
 import sys
@@ -34,21 +34,28 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> int:
     args = parse_args()
+    name = args.config
     try:
-        cfg = load_config(args.config)
+        cfg = load_config(name)
         cfg.merge_from_dict(args.cfg_options or {})
+        name = args.against
+        other = None if name == 'authors' else load_config(name)
+    except Exception as error:  # a config is a program, which may raise anything
+        print(f'config {name} cannot be read: {type(error).__name__}: {error}', file=sys.stderr)
+        return 1
+    try:
         if args.against == 'authors':
             differences = diff_authors(cfg, args.gpus)
             print(f'{args.config}, {counted(args.gpus, "GPU")}: '
                   f'{len(AUTHORS) - len(differences)} of {len(AUTHORS)} '
                   f"fields are those of the authors' recipe")
         else:
-            differences = diff_configs(cfg, load_config(args.against))
+            differences = diff_configs(cfg, other)
             verb = 'is not that' if len(differences) == 1 else 'are not those'
             print(f'{args.config}: {counted(len(differences), "key")} {verb} of {args.against}')
-    except (OSError, ValueError) as error:
-        print(f'{type(error).__name__}: {error}', file=sys.stderr)
-        return 2
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 1
     for difference in differences:
         print(f'\n{difference.name}\n    here    {difference.ours}\n    there   '
               f'{difference.theirs}\n    why     '

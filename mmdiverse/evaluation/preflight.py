@@ -361,13 +361,17 @@ def preflight(cfg: Config, gpus: int, batch_size: int | None = None, steps: int 
 
     Raises:
         FileNotFoundError: If the sample holds no images for a split.
-        ValueError: If ``gpus``, ``batch_size`` or ``steps`` are too few, or there is a sample and
-            the config is not for ImageNet.
+        ValueError: If ``gpus``, ``batch_size`` or ``steps`` are too few, the config trains nothing,
+            or there is a sample and the config is not for ImageNet.
     """
     for option, value, least in (('gpus', gpus, 1), ('batch_size', batch_size, 2),
                                  ('steps', steps, 1)):
         if value is not None and value < least:
             raise ValueError(f'`{option}` must be at least {least}, but got {value}')
+    for key in ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper'):
+        if not isinstance(cfg.get(key), dict):
+            raise ValueError(f'a training run needs `{key}`, a dict, but the config has '
+                             f'{cfg.get(key)!r}')
     found = Preflight()
 
     def look(name: str, check: Callable[[], tuple[str, str]]) -> None:

@@ -1,6 +1,7 @@
 """Dry runs: what passes, what fails and what is said of it, and estimates against closed forms."""
 import json
 import re
+import runpy
 import subprocess
 import sys
 from copy import deepcopy
@@ -489,6 +490,41 @@ def test_whole_recipes_pass(name: str, sample: Path, tmp_path: Path) -> None:
     assert ended.returncode == 0, ended.stdout + ended.stderr[-2000:]
     assert 'ok      training' in ended.stdout and 'share of gradient' in ended.stdout
     assert json.loads(out.read_text())['ok'] is True
+
+
+def test_what_a_config_loses_is_a_note(tmp_path: Path) -> None:
+    (tmp_path / 'child.py').write_text(
+        "_base_ = ['mmdiverse::digits/deit-nano_diverse_digits.py']\n"
+        "custom_hooks = [dict(type='EMAHook', momentum=1e-3)]\n")
+    check, = checks_up_to('config', load_config(tmp_path / 'child.py'))
+    assert check.verdict == 'note' and 'drops its mmdiverse.DiversityHook' in check.text
+
+
+@pytest.mark.parametrize('key', ['model', 'train_dataloader', 'train_cfg', 'optim_wrapper'])
+def test_a_config_that_trains_nothing_is_refused(key: str, tmp_path: Path) -> None:
+    cfg = digits(tmp_path)
+    cfg[key] = None
+    with pytest.raises(ValueError, match=f'a training run needs `{key}`, a dict, but the config '
+                                         'has None'):
+        preflight(cfg, gpus=1)
+
+
+def test_bad_input_of_the_tool_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                             capsys: pytest.CaptureFixture) -> None:
+    main = runpy.run_path(str(ROOT / 'tools/preflight.py'))['main']
+    (tmp_path / 'broken.py').write_text('model = dict(')
+    nano = str(CONFIGS / 'digits/deit-nano_digits.py')
+    for words, message in (
+            (['nosuch.py'], 'config nosuch.py cannot be read'),
+            ([str(tmp_path / 'broken.py')], 'broken.py cannot be read: SyntaxError'),
+            ([nano, '--gpus', '0'], '`gpus` must be at least 1, but got 0'),
+            ([nano, '--steps', '0'], '`steps` must be at least 1'),
+            ([nano, '--cfg-options', 'train_cfg=None'], 'a training run needs `train_cfg`'),
+            ([nano, '--sample', str(tmp_path)], 'a sample takes the place of ImageNet')):
+        monkeypatch.setattr(sys, 'argv', ['preflight.py', *words])
+        assert main() == 1
+        error = capsys.readouterr().err
+        assert message in error and 'Traceback' not in error and error.count('\n') == 1
 
 
 def test_the_tool_exits_with_1_where_a_run_would_not_start(tmp_path: Path) -> None:
