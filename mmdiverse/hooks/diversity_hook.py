@@ -21,7 +21,7 @@ from torch.utils.hooks import RemovableHandle
 from ..datasets.folders import check_class_folders, find_empty_folders
 from ..gradient_norms import gradient_norms, gradient_shares
 from ..image_mask import find_image_mask
-from ..optim.overflows import Overflows, has_scaler
+from ..optim.overflows import UNSAVED, Overflows, has_scaler
 from ..registry import HOOKS
 from ..schedules import WeightSchedule
 from ..spelling import counted
@@ -83,7 +83,7 @@ class DiversityHook(Hook):
     A loss that is NaN or infinite ends training before it is saved. Where a scaler leaves out steps
     that overflow in half precision, a few in a row are waited for: at most
     :data:`~mmdiverse.optim.overflows.LIMIT`, or until a dynamic scale is below 1. No checkpoint is
-    saved between two such losses.
+    saved after :data:`~mmdiverse.optim.overflows.UNSAVED` of them.
 
     Source: Chen et al., The Principle of Diversity, CVPR 2022 (arXiv 2203.06345).
 
@@ -232,8 +232,7 @@ class DiversityHook(Hook):
         Raises:
             RuntimeError: If the losses of the last iterations are not finite.
         """
-        # One such loss comes and goes; after the next, the weights are not worth a resumption.
-        if self._overflows is not None and self._overflows.losses > 1:
+        if self._overflows is not None and self._overflows.losses >= UNSAVED:
             self._end(f'the losses are not finite for {self._overflows.losses} iterations '
                       'in a row, the last')
         states = {term.name: dict(term.loss.state) for term in self.terms if term.loss.state}

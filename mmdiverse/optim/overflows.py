@@ -7,6 +7,9 @@ from torch.optim import Optimizer
 #: Overflows in a row after which no further one is waited for. A dynamic scale is halved by each,
 #: so that torch's own, which starts from 65536, is below 1 after 17.
 LIMIT = 20
+#: Iterations in a row with losses that are not finite, after which no checkpoint is saved. Such a
+#: loss is no matter of the scale: a few may come of a batch, more come of the weights.
+UNSAVED = 6
 
 
 def has_scaler(optim_wrapper: OptimWrapper) -> bool:

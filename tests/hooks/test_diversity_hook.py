@@ -423,7 +423,7 @@ def test_shared_weight_terms_equal_those_of_one_process(world_size: int, tmp_pat
 
 
 def broken_run(tmp_path: Path, term: bool = True, model: bool = False, first: int = 1,
-               last: int = 99, **optim_wrapper) -> Runner:
+               last: int = 99, batches: int = 3, **optim_wrapper) -> Runner:
     """A run whose term, model or both are NaN from an iteration to another."""
     class Break(Hook):
         def before_train_iter(self, runner: Runner, batch_idx: int,
@@ -439,7 +439,7 @@ def broken_run(tmp_path: Path, term: bool = True, model: bool = False, first: in
                 runner.model.head.loss_module.register_forward_hook(
                     lambda module, args, output: output * float('nan'))
 
-    cfg = digits_config('vit-nano_digits', tmp_path, epochs=2)
+    cfg = digits_config('vit-nano_digits', tmp_path, epochs=2, batches=batches)
     cfg.custom_hooks = [dict(type='mmdiverse.DiversityHook', terms=[TERM])]
     cfg.optim_wrapper.update(optim_wrapper)
     runner = Runner.from_cfg(cfg)
@@ -464,18 +464,18 @@ HALF = dict(type='mmdiverse.AutocastOptimWrapper', dtype='float16')
 
 
 def test_an_overflow_of_all_losses_is_left_to_the_scaler(tmp_path: Path) -> None:
-    runner = broken_run(tmp_path, model=True, last=1, **HALF)
+    runner = broken_run(tmp_path, model=True, **HALF)
     runner.train()
     assert runner.iter == 6 and all(p.isfinite().all() for p in runner.model.parameters())
     assert not runner.optim_wrapper.optimizer._optimizer_step_pre_hooks
 
 
 def test_overflows_in_a_row_are_not_saved(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match='losses are not finite for 2 iterations in a row, the '
-                       r"last in iteration 6 of epoch 2, where .* \{'loss_cls': nan\}.* the last "
+    with pytest.raises(RuntimeError, match='losses are not finite for 6 iterations in a row, the '
+                       r"last in iteration 8 of epoch 2, where .* \{'loss_cls': nan\}.* the last "
                        r'checkpoint is \S+epoch_1.pth. Lower .*`optim_wrapper.optimizer.lr`.*'
                        "`optim_wrapper.dtype='bfloat16'`"):
-        broken_run(tmp_path, model=True, first=4, **HALF).train()
+        broken_run(tmp_path, model=True, first=2, batches=4, **HALF).train()
     assert [path.name for path in tmp_path.glob('*.pth')] == ['epoch_1.pth']
 
 
