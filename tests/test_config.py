@@ -411,7 +411,7 @@ def host_configs(*folders: str) -> Iterator[tuple[str, Config]]:
             continue
         try:
             cfg = Config.fromfile(path)
-        except (ModuleNotFoundError, RuntimeError):
+        except (KeyError, ModuleNotFoundError, RuntimeError):
             continue
         if 'model' in cfg:
             yield str(name), cfg
