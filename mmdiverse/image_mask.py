@@ -77,7 +77,7 @@ def find_image_mask(inputs: Any, data_samples: Any, ignore_index: int | None = N
     Args:
         inputs (Tensor): ``(B, C, H, W)``, as the model gets it.
         data_samples (Sequence): Of each image, with ``img_shape`` and what tells that it was
-            padded. Those of MMPretrain, whose images have one size, say nothing of it.
+            padded. Those of MMPretrain say nothing of it.
         ignore_index (int, optional): The label of ignored pixels in ``gt_sem_seg``.
 
     Returns:

@@ -309,7 +309,8 @@ def _run(model: LoadedModel, images: Tensor) -> Tensor:
         ValueError: If it does not take them, and they are not as it is made for.
     """
     try:
-        inputs = model.model.data_preprocessor(dict(inputs=images), False)['inputs']
+        data = dict(inputs=images, data_samples=None)  # for which some preprocessors ask
+        inputs = model.model.data_preprocessor(data, False)['inputs']
         model.backbone(inputs)
     except Exception as error:
         shape = tuple(images.shape[1:])

@@ -796,7 +796,7 @@ def split_batch(*views: dict[str, Any]) -> list[list[dict[str, Any]]]:
     Returns:
         list[list[dict]]: Of each part all views. The last part ends with the last image.
     """
-    images = [view['inputs'] for view in views]
+    images = [view.get('inputs') for view in views]
     # All in one tensor have one shape; several views that a model takes at once are not ours.
     if not all(isinstance(inputs, (list, tuple)) and all(
             isinstance(image, Tensor) and image.dim() == 3 for image in inputs)
@@ -805,8 +805,14 @@ def split_batch(*views: dict[str, Any]) -> list[list[dict[str, Any]]]:
     groups = group_shapes(*images)
     if len(groups) == 1:
         return [[*views]]
-    return [[dict(inputs=torch.stack([inputs[place] for place in places])) for inputs in images]
-            for places in groups]
+    return [[{key: _pick(value, places, len(view['inputs'])) for key, value in view.items()}
+             for view in views] for places in groups]
+
+
+def _pick(value: Any, places: Sequence[int], count: int) -> Any:
+    """What belongs to some images of a batch, of a value that may have an item for each."""
+    each = isinstance(value, (list, tuple)) and len(value) == count
+    return [value[place] for place in places] if each else value
 
 
 @torch.no_grad()

@@ -1465,7 +1465,7 @@ def test_a_measured_backbone_can_still_be_trained() -> None:
 
 
 def test_a_batch_of_one_shape_is_left_as_it_is() -> None:
-    for inputs in (torch.zeros(2, 3, 4, 4), [torch.zeros(3, 4, 4)] * 2,
+    for inputs in (None, torch.zeros(2, 3, 4, 4), [torch.zeros(3, 4, 4)] * 2,
                    # Of several views that a model takes at once.
                    [torch.zeros(2, 3, 4, 4), torch.zeros(2, 3, 2, 2)]):
         batch = dict(inputs=inputs, data_samples=[1, 2])
@@ -1475,8 +1475,9 @@ def test_a_batch_of_one_shape_is_left_as_it_is() -> None:
 def test_a_batch_is_split_by_shape() -> None:
     first, second, third = torch.rand(3, 4, 6), torch.rand(3, 6, 4), torch.rand(3, 4, 6)
     (one, ), (other, ) = split_batch(dict(inputs=[first, second, third], data_samples=[1, 2, 3]))
-    assert torch.equal(one['inputs'], second[None])
-    assert torch.equal(other['inputs'], torch.stack([first, third]))
+    assert one['inputs'] == [second] and one['data_samples'] == [2]
+    assert other['data_samples'] == [1, 3]
+    assert other['inputs'][0] is first and other['inputs'][1] is third
 
 
 @pytest.mark.parametrize('size', [1, 3, 5])
