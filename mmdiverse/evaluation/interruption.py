@@ -18,8 +18,9 @@ def interruptible() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    replaced = {signal.SIGINT: (signal.SIG_IGN, signal.SIG_DFL), signal.SIGTERM: (signal.SIG_DFL,),
-                signal.SIGHUP: (signal.SIG_DFL,)}
+    replaced = {signal.SIGINT: (signal.SIG_IGN, signal.SIG_DFL), signal.SIGTERM: (signal.SIG_DFL,)}
+    if hasattr(signal, 'SIGHUP'):  # which Windows has not
+        replaced[signal.SIGHUP] = (signal.SIG_DFL,)
     before = {number: signal.signal(number, _interrupt) for number, handlers in replaced.items()
               if signal.getsignal(number) in handlers}
     try:
