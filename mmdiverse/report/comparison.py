@@ -1,5 +1,6 @@
 """Table and picture of a diversified model beside its plain twin."""
 import statistics
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -154,8 +155,8 @@ def plot_comparison(results: Sequence[Result], path: str | Path, title: str) -> 
     """
     pairs = complete_pairs(results)
     figure = Figure(figsize=(11, 6.4), layout='constrained')
-    figure.suptitle('\n'.join(filter(None, [f'{title}, {count_seeds(pairs)}',
-                                             _describe_ends(pairs)])))
+    figure.suptitle('\n'.join([f'{title}, {count_seeds(pairs)}',
+                               *textwrap.wrap(_describe_ends(pairs), 120)]))
     top, bottom = figure.subfigures(2, 1)
     panels = [*zip(('accuracy_per_epoch', 'loss_per_epoch'), top.subplots(1, 2)),
               *zip(MEASURES, bottom.subplots(1, 3))]

@@ -2,6 +2,7 @@
 import csv
 import itertools
 import statistics
+import textwrap
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -202,7 +203,8 @@ def plot_accuracy(runs: Runs, path: str | Path) -> None:
         for arm in runs.arms()[model]:
             _draw_mean(axes, runs, model, arm, 'accuracy', styles[arm])
         axes.set(title=model, xlabel='epoch', ylabel='accuracy (%)')
-    figure.suptitle('\n'.join(runs.describe_ends()), fontsize=8)
+    figure.suptitle('\n'.join(textwrap.fill(sentence, 120) for sentence in runs.describe_ends()),
+                    fontsize=7)
     _save(figure, panels, path)
 
 
