@@ -502,6 +502,21 @@ def test_validation_that_is_left_out_needs_no_images(imagenet, monkeypatch, host
     assert '--no-validate' in host_argv
 
 
+# What a config loses
+
+def test_hooks_that_a_config_drops_are_told_of_before_training(
+        tmp_path, monkeypatch, host_argv, capsys):
+    path = tmp_path / 'child.py'
+    path.write_text("_base_ = ['mmdiverse::digits/deit-nano_diverse_digits.py']\n"
+                    "custom_hooks = [dict(type='EMAHook', momentum=1e-3)]\n")
+    call(monkeypatch, 'train.py', path, '--work-dir', tmp_path / 'out')
+    out = capsys.readouterr().out
+    assert 'mmdiverse: warning: `custom_hooks` replaces that of ' in out
+    assert 'drops its mmdiverse.DiversityHook' in out and host_argv
+    call(monkeypatch, 'train.py', path, '--work-dir', tmp_path / 'out', '--diversity', 'all')
+    assert 'drops' not in capsys.readouterr().out
+
+
 # Learning rate
 
 RATE = 'auto_scale_lr = dict(base_batch_size=16)\n'

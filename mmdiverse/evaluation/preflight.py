@@ -389,7 +389,8 @@ def preflight(cfg: Config, gpus: int, batch_size: int | None = None, steps: int 
             cfg = _put_sample(cfg, Path(sample), Path(folder))
         run = _DryRun(cfg, gpus, batch_size, steps, folder)
         try:
-            for text in config_warnings(cfg, name):
+            run.lost = config_warnings(cfg, name)
+            for text in run.lost:
                 look('config', partial(_note, text))
             look('learning rate', run.check_learning_rate)
             look('model', run.build)
@@ -464,6 +465,7 @@ class _DryRun:
         self.wanted = cfg.train_dataloader.get('batch_size', 1)
         self.probe = _Probe(steps, scales=self.batch_size < self.wanted)
         self.runner: Runner | None = None
+        self.lost: list[str] = []
         self.images = dict(train=0, val=0)
         self.terms: list[TermAtStart] = []
         self.estimates: dict[str, float] = {}
@@ -635,8 +637,8 @@ class _DryRun:
         while not place.exists():
             place = place.parent
         free = shutil.disk_usage(place).free
-        text = (f'{_plural(count, "checkpoint")} of {_gib(self.probe.bytes_held)}, {_gib(total)}; '
-                f'{_gib(free)} are free here')
+        text = (f'{_plural(count, "checkpoint")} of {_gib(self.probe.bytes_held)}, '
+                f'{_gib(total)} in all; {_gib(free)} are free here')
         if count == 0:
             return 'note', 'no checkpoints: `default_hooks.checkpoint` saves none'
         if total > free:
@@ -652,7 +654,7 @@ class _DryRun:
                         first.get(f'{term.name}_gradient_share', math.nan))
             for hook in hooks for term in hook.enabled_terms if term.name in first]
         if not self.terms:
-            return 'ok', 'no terms'
+            return ('note', 'no terms: see `config` above') if self.lost else ('ok', 'no terms')
         small = [term.name for term in self.terms if term.gradient_share < SMALL]
         large = [term.name for term in self.terms if term.gradient_share > LARGE]
         text = _plural(len(self.terms), 'term')

@@ -496,8 +496,13 @@ def test_what_a_config_loses_is_a_note(tmp_path: Path) -> None:
     (tmp_path / 'child.py').write_text(
         "_base_ = ['mmdiverse::digits/deit-nano_diverse_digits.py']\n"
         "custom_hooks = [dict(type='EMAHook', momentum=1e-3)]\n")
-    check, = checks_up_to('config', load_config(tmp_path / 'child.py'))
-    assert check.verdict == 'note' and 'drops its mmdiverse.DiversityHook' in check.text
+    cfg = load_config(tmp_path / 'child.py')
+    cfg.merge_from_dict({'train_dataloader.num_batch_per_epoch': 1,
+                         'val_dataloader.num_batch_per_epoch': 1})
+    found = preflight(cfg, gpus=1, steps=1)
+    assert found.checks[0].name == 'config' and found.checks[0].verdict == 'note'
+    assert 'drops its mmdiverse.DiversityHook' in found.checks[0].text
+    assert found.checks[-1] == Check('diversity', 'note', 'no terms: see `config` above')
 
 
 @pytest.mark.parametrize('key', ['model', 'train_dataloader', 'train_cfg', 'optim_wrapper'])
