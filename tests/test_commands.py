@@ -192,9 +192,9 @@ SLOW: dict[str, dict[str, Shortened]] = {
         for name, config, fragment, batch, side in (
             ('vit-base', 'vision_transformer/vit-base-p16_64xb64_in1k', 'patch', 2, 32),
             ('beit-base', 'beit/benchmarks/beit-base-p16_8xb64_in1k', 'patch', 2, 224),
-            ('swin-tiny', 'swin_transformer/swin-tiny_16xb64_in1k', 'swin_patch', 4, 64),
+            ('swin-tiny', 'swin_transformer/swin-tiny_16xb64_in1k', 'swin_patch', 4, 224),
             ('swinv2-tiny', 'swin_transformer_v2/swinv2-tiny-w8_16xb64_in1k-256px', 'swin_patch',
-             4, 64))
+             4, 256))
     },
     'study': {
         f'{STUDY}.yaml --jobs 4': AS_IT_STANDS,
