@@ -5,7 +5,7 @@ import torch
 from mmengine.dist import all_reduce
 from torch import Tensor, nn
 
-from .precision import at_least_float32, length
+from .precision import at_least_float32, length, without_autocast
 
 
 def gradient_norms(losses: Mapping[str, Tensor], parameters: Iterable[nn.Parameter],
@@ -38,7 +38,7 @@ def gradient_norms(losses: Mapping[str, Tensor], parameters: Iterable[nn.Paramet
             norms[name] = 0.
             continue
         # A backward pass takes the types of its forward pass; autocast would cast once more.
-        with torch.autocast(loss.device.type, enabled=False):
+        with without_autocast(loss.device):
             gradients = torch.autograd.grad(loss * scale, parameters, retain_graph=True,
                                             materialize_grads=True)
         lengths = torch.stack([_norm(gradient) for gradient in gradients])

@@ -1,4 +1,6 @@
 """The precision in which diversity is computed."""
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor
 
@@ -17,6 +19,17 @@ def at_least_float32(tensor: Tensor) -> Tensor:
         Tensor: ``tensor`` in float32, or unchanged where it is float64 already.
     """
     return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager:
+    """A context without mixed precision, on any device.
+
+    Args:
+        device (torch.device): Of the tensors; tensors without memory (``'meta'``) know no autocast.
+    """
+    if torch.amp.is_autocast_available(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()
 
 
 def length(vectors: Tensor) -> Tensor:

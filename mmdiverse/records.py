@@ -28,7 +28,7 @@ from .attention import (
     mean_entropy,
     softmax_maps,
 )
-from .precision import at_least_float32, inner_products, length
+from .precision import at_least_float32, inner_products, length, without_autocast
 
 #: A vector of a norm up to this counts as zero, and its direction as zero instead of NaN.
 EPS = 1e-8
@@ -60,7 +60,7 @@ class summary:  # noqa: N801, it is used as `property` is
             return self
         kept = record.kept()
         if self.name not in kept:
-            with torch.autocast(record.device.type, enabled=False):
+            with without_autocast(record.device):
                 kept[self.name] = self.function(record)
         return kept[self.name]
 

@@ -566,9 +566,9 @@ class _DryRun:
         return checks or [lambda: ('ok', 'none, training starts from scratch')]
 
     def _check_checkpoint(self, source: Pretrained) -> tuple[str, str]:
+        is_whole, text = check_pretrained(source)
         if source.key == 'load_from':
             check_average_fits(self.cfg)
-        is_whole, text = check_pretrained(source)
         return 'ok' if is_whole else 'note', text
 
     def train(self) -> tuple[str, str]:

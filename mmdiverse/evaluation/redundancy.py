@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ..image_mask import group_shapes
 from ..losses.base import off_diagonal
 from ..measures import Measure, find_measures
+from ..precision import without_autocast
 from ..records import AttentionRecord, HeadRecord, Record, TokenRecord
 from ..taps import Tap, build_tap
 from ..taps.base import EMBED, Layer, Weights, find_backbone
@@ -436,7 +437,7 @@ class RedundancyMeter:
                     continue
                 record, = self.tap.records('weight', layer, weights)
                 for measure in measures:
-                    with torch.autocast(device.type, enabled=False):
+                    with without_autocast(device):
                         value = measure.function(record).double().cpu()
                     values[measure.name][matrix].append(value if per_head else value[0])
                 self.tap.clear()
@@ -460,7 +461,7 @@ class RedundancyMeter:
             self._keep_tokens(*records)
         elif records:  # windows of single tokens say nothing
             # Made as the model works, measured in full precision.
-            with torch.autocast(records[0].device.type, enabled=False):
+            with without_autocast(records[0].device):
                 self._measure_heads(source, records)
 
     def _after_forward(self, backbone: nn.Module, args: tuple, output: Any) -> None:
@@ -474,7 +475,7 @@ class RedundancyMeter:
     def _measure_pass(self) -> None:
         for request in sorted(self._requests - self._seen, key=str):
             self.tap.records(*request)  # says what was not reached
-        with torch.autocast(next(self.tap.backbone.parameters()).device.type, enabled=False):
+        with without_autocast(next(self.tap.backbone.parameters()).device):
             self._measure_tokens()
         for key, parts in self._rows.items():
             rows = torch.cat(parts)

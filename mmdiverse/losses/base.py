@@ -2,6 +2,7 @@
 import torch
 from torch import Tensor
 
+from ..precision import without_autocast
 from ..records import Record, check_records
 from ..spelling import did_you_mean
 
@@ -64,7 +65,7 @@ class DiversityLoss:
                 f'but layers {[r.layer for r in records]} have (B, M, D) = {shapes}; '
                 'change `layers` of this term (in a Swin, stay within one stage)')
         # Products of long vectors have no room in half precision.
-        with torch.autocast(records[0].device.type, enabled=False):
+        with without_autocast(records[0].device):
             return self.forward(*records)
 
     def forward(self, *records: Record) -> Tensor:

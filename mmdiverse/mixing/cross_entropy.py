@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..precision import at_least_float32
+from ..precision import at_least_float32, without_autocast
 from ..registry import MODELS
 
 #: Logits that exist at a time. On a CPU few, so that they stay in its cache from one operation to
@@ -103,7 +103,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             if needs[2]:
                 grad_bias += grad.sum(0)
             if needs[1] and half:
-                with torch.autocast(features.device.type, enabled=False):
+                with without_autocast(features.device):
                     grad_weight += grad.mT @ features[part].float()
             grad = (grad * ctx.gain).to(logits.dtype)
             if needs[0]:
