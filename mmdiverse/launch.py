@@ -254,8 +254,9 @@ def check_terms(cfg: Config, fragment: str | None = None) -> None:
     from mmdiverse.hooks import DiversityHook  # late: it imports all models, which takes seconds
 
     try:
+        # What MMEngine takes out before it builds; the scope is its mark of a base in a package.
         hooks = [DiversityHook(**{key: value for key, value in config.items()
-                                  if key not in ('type', 'priority')})
+                                  if key not in ('type', 'priority', '_scope_')})
                  for config in diversity_hooks(cfg)]
         model = _backbone_alone(cfg) if hooks else None
         for hook in hooks if model is not None else ():

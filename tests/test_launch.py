@@ -255,6 +255,15 @@ def test_terms_of_the_config_that_do_not_fit_are_refused_before_the_run(
     assert host_argv  # which has no terms
 
 
+def test_terms_inherited_from_a_package_reach_the_run(config, tmp_path, monkeypatch, host_argv):
+    path = config.parent / 'inherited.py'
+    path.write_text("_base_ = ['mmdiverse::digits/deit-nano_digits.py', "
+                    "'mmdiverse::_base_/diversity/all.py']\n"
+                    'custom_hooks = [_base_.diversity]\n')
+    call(monkeypatch, 'train.py', path, '--work-dir', tmp_path / 'out')
+    assert host_argv[0] == str(path)
+
+
 def test_hooks_that_are_no_list_are_refused_before_the_run(
         config, tmp_path, monkeypatch, host_argv):
     path = child(config, "custom_hooks = dict(type='EMAHook')")
