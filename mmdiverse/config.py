@@ -25,7 +25,7 @@ MIXING_HEADS = {
 MIXING_AUGMENTS = {'Mixup': 'mmdiverse.PatchMixup', 'CutMix': 'mmdiverse.PatchCutMix'}
 MIXING_PREPROCESSOR = 'mmdiverse.PatchMixingDataPreprocessor'
 MIXING_LOSS = 'mmdiverse.PatchMixingLoss'
-#: What the options of a plain loss must be, where :data:`MIXING_LOSS` has none of the name.
+#: What the options of a plain loss must be, where ``MIXING_LOSS`` has none of the name.
 MIXED_LOSSES = {
     'CrossEntropyLoss': dict(
         use_sigmoid=(False, None), use_soft=(True, False), reduction=('mean', ),
@@ -34,7 +34,7 @@ MIXED_LOSSES = {
         mode=('original', ), use_sigmoid=(False, None), reduction=('mean', ),
         class_weight=(None, ), pos_weight=(None, )),
 }
-#: Options of a plain loss that :data:`MIXING_LOSS` has too.
+#: Options of a plain loss that ``MIXING_LOSS`` has too.
 KEPT_OF_LOSS = ('label_smooth_val', 'loss_weight')
 #: Options of an embedding that change how many pixels a token stands for.
 PATCH_OPTIONS = ('kernel_size', 'stride', 'padding', 'dilation', 'input_size')

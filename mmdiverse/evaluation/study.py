@@ -33,6 +33,7 @@ from mmengine.runner import Runner
 
 from ..config import load_config, plain_twin
 from ..recipe import diff_configs
+from ..spelling import counted
 from .interruption import explain_interruption, interruptible
 from .measurement import machine_name
 from .runs import (
@@ -477,7 +478,7 @@ def _time_left(runs: Sequence[Run], at_once: int) -> str:
             waiting.append(run.kind)
     known = [each for values in seconds.values() for each in values] or [0.]
     left = sum(statistics.fmean(seconds.get(kind, known)) for kind in waiting) / at_once
-    return f'{len(waiting)} runs and about {left / 60:.0f} minutes left'
+    return f'{counted(len(waiting), "run")} and about {counted(round(left / 60), "minute")} left'
 
 
 def write_results(study: Study, runs: Sequence[Run], path: str | Path) -> list[dict[str, Any]]:

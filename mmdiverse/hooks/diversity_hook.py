@@ -168,18 +168,18 @@ class DiversityHook(Hook):
         if self._evaluated_terms:
             check_sharding(runner.model)
         check_num_classes(model, runner.train_dataloader)
-        validation = getattr(runner.val_loop, 'dataloader', None)
+        validation = getattr(getattr(runner, 'val_loop', None), 'dataloader', None)
         check_class_folders(getattr(validation, 'dataset', None), 'val_dataloader')
         self.attach(model)
-        self.check_layers()
         self._share_weights = isinstance(runner.model, DistributedDataParallel)
         intervals = [hook.gradient_interval for hook in self._hooks if hook.gradient_interval]
         self._gradient_interval = min(intervals, default=0) if self._evaluated_terms else 0
         obstacle = _obstacle_to_gradients(runner)
         if obstacle is not None:
             self._leave_out_gradients(obstacle)
-        if self._evaluated_terms and has_scaler(runner.optim_wrapper):
-            self._overflows = Overflows(runner.optim_wrapper)
+        optim_wrapper = getattr(runner, 'optim_wrapper', None)
+        if self._evaluated_terms and has_scaler(optim_wrapper):
+            self._overflows = Overflows(optim_wrapper)
         for term in self._evaluated_schedules:
             with _named(term):
                 _reset_schedule(term.schedule, runner)
@@ -304,7 +304,9 @@ class DiversityHook(Hook):
 
     def _join(self, runner: Runner) -> None:
         """Let the first hook of a run evaluate the terms of all."""
-        hooks = [hook for hook in runner.hooks if isinstance(hook, DiversityHook)]
+        # What drives a hook by itself has no list of hooks.
+        hooks = [hook for hook in getattr(runner, 'hooks', [self])
+                 if isinstance(hook, DiversityHook)]
         self._hooks = hooks if self is hooks[0] else []
         _check_names([term for hook in self._hooks for term in hook.terms])
 
@@ -329,7 +331,7 @@ class DiversityHook(Hook):
                         if key not in {'loss', *weighted}}
         self._newest = (runner.iter + 1, runner.epoch + 1, model_losses)
         # Later it may be that which is about to be saved.
-        self._last_checkpoint = runner.message_hub.runtime_info.get('last_ckpt')
+        self._last_checkpoint = getattr(runner.message_hub, 'runtime_info', {}).get('last_ckpt')
         finite = all(map(math.isfinite, [*values.values(), *terms.values()]))
         if self._overflows is not None and (
                 finite or not all(map(math.isfinite, model_losses.values()))):

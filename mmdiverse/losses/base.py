@@ -63,7 +63,8 @@ class DiversityLoss:
             raise ValueError(
                 f'{type(self).__name__} compares two layers whose records have equal shapes, '
                 f'but layers {[r.layer for r in records]} have (B, M, D) = {shapes}; '
-                'change `layers` of this term (in a Swin, stay within one stage)')
+                'change `layers` of this term (in a Swin, stay within one stage: take the fragment '
+                'swin or swin_patch, as by `--diversity swin`)')
         # Products of long vectors have no room in half precision.
         with without_autocast(records[0].device):
             return self.forward(*records)

@@ -12,11 +12,11 @@ LIMIT = 20
 UNSAVED = 6
 
 
-def has_scaler(optim_wrapper: OptimWrapper) -> bool:
+def has_scaler(optim_wrapper: OptimWrapper | None) -> bool:
     """Whether an optimizer wrapper scales the loss, and leaves out steps that overflow.
 
     Args:
-        optim_wrapper (OptimWrapper): Such as ``AmpOptimWrapper``.
+        optim_wrapper (OptimWrapper, optional): Such as ``AmpOptimWrapper``.
     """
     scaler = getattr(optim_wrapper, 'loss_scaler', None)
     return scaler is not None and scaler.is_enabled()
