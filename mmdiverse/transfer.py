@@ -333,7 +333,7 @@ def check_average_fits(cfg: Config) -> None:
         OSError: If the checkpoint cannot be read.
         ValueError: If it holds an average with another number of classes than the config.
     """
-    path = cfg.get('load_from')
+    path = str(cfg.get('load_from') or '')
     averages = any(type_name(hook) == 'EMAHook' for hook in cfg.get('custom_hooks') or [])
     if not path or not averages or cfg.get('resume') or '://' in path or split_scheme(path)[0]:
         return

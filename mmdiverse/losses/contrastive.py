@@ -40,9 +40,14 @@ def contrastive(first: Record, second: Record, normalize: bool = True) -> Tensor
         return first.map_cross_gram(second, lambda products: contrast(
             torch.diagonal(products, dim1=-2, dim2=-1), products.sum(-1)), normalize)
     a, b = first.vectors(), second.vectors()
+    if not normalize:
+        # The difference of both at once: what all vectors share is then not added and taken away.
+        num = a.size(1)
+        difference = (a * (second.mean - b)).sum(-1) * (num / (num - 1))
+        difference = difference + 0 * a.sum(-1)  # of minus infinity the softplus is 0
+        return F.softplus(difference).mean(-1)
     # Scales are left to where they meet less than the vectors.
-    scale_a, scale_b = (record.inverse_norms() if normalize else torch.ones_like(a[..., :1])
-                        for record in (first, second))
+    scale_a, scale_b = first.inverse_norms(), second.inverse_norms()
     own = (a * b).sum(-1, keepdim=True) * (scale_a * scale_b)
     total = inner_products(a, inner_products(scale_b.mT, b.mT)) * scale_a
     return contrast(own.squeeze(-1), total.squeeze(-1))
