@@ -290,7 +290,10 @@ def build_term(config: dict[str, Any]) -> DiversityTerm:
 
 def _check_keys(type: str, given: Iterable[str]) -> None:
     """Check that keys are those of a term, or of the loss of this type."""
-    options = [key for key in inspect.signature(_find_loss(type)).parameters]
+    parameters = inspect.signature(_find_loss(type)).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return  # which hands them on, to what knows them
+    options = list(parameters)
     for key in given:
         if key not in KEYS and key not in options:
             others = [other for other in (*KEYS, *options) if other not in given]

@@ -13,10 +13,11 @@ from mmpretrain.models.backbones import (
 from torch import nn
 
 from mmdiverse.hooks import DiversityHook
-from mmdiverse.losses import mean_cosine
+from mmdiverse.losses import CosineLoss, mean_cosine
 from mmdiverse.records import WeightRecord
+from mmdiverse.registry import LOSSES
 from mmdiverse.taps import Tap, build_tap
-from mmdiverse.terms import DiversityTerm, build_loss
+from mmdiverse.terms import DiversityTerm, build_loss, build_term
 from tests.taps.families.swin import swin
 from tests.taps.families.vit import vit
 
@@ -350,3 +351,13 @@ def test_matrices_that_are_no_list_of_names(matrices: object) -> None:
 def test_name_that_is_no_string() -> None:
     with pytest.raises(TypeError, match='`name` must be a string'):
         DiversityTerm(type='CosineLoss', on='patch', weight=1., name=3)
+
+
+def test_a_loss_that_hands_its_options_on_takes_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Handed(CosineLoss):
+        def __init__(self, power: float = 1., **options: Any) -> None:
+            super().__init__(**options)
+
+    monkeypatch.setitem(LOSSES.module_dict, 'Handed', Handed)
+    term = build_term(dict(type='Handed', on='patch', weight=1., form='absolute'))
+    assert term.loss.form == 'absolute'

@@ -304,9 +304,10 @@ class DiversityHook(Hook):
 
     def _join(self, runner: Runner) -> None:
         """Let the first hook of a run evaluate the terms of all."""
-        # What drives a hook by itself has no list of hooks.
-        hooks = [hook for hook in getattr(runner, 'hooks', [self])
+        hooks = [hook for hook in getattr(runner, 'hooks', [])
                  if isinstance(hook, DiversityHook)]
+        if self not in hooks:  # driven by something else than the runner
+            hooks = [self]
         self._hooks = hooks if self is hooks[0] else []
         _check_names([term for hook in self._hooks for term in hook.terms])
 
@@ -323,8 +324,8 @@ class DiversityHook(Hook):
 
     def _check_finite(self, runner: Runner, outputs: dict[str, Any]) -> None:
         # MMEngine has logged these numbers already, so a GPU has nothing left to wait for.
-        values = {key: value.item() for key, value in outputs.items() if 'loss' in key}
-        terms = {term.name: outputs[term.name].item() for term in self._evaluated_terms
+        values = {key: float(value) for key, value in outputs.items() if 'loss' in key}
+        terms = {term.name: float(outputs[term.name]) for term in self._evaluated_terms
                  if term.name in outputs}
         weighted = {f'loss_{name}' for name in terms}
         model_losses = {key: value for key, value in values.items()

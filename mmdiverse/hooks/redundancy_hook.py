@@ -122,7 +122,10 @@ class RedundancyHook(Hook):
 
     @torch.no_grad()
     def _measure_batch(self, runner: Runner, loop: Any, data_batch: Any) -> None:
-        for metric in _find_metrics(loop):
+        metrics = _find_metrics(loop)
+        for metric in metrics:
+            metric.meter.stop()  # none may count the passes that another makes
+        for metric in metrics:
             with autocast(enabled=getattr(loop, 'fp16', False)):
                 metric.measure_batch(runner.model, data_batch)
 

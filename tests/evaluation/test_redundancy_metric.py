@@ -179,6 +179,16 @@ def test_images_of_different_shapes_are_not_padded(shapes: Path, tmp_path: Path,
     assert found[0] == pytest.approx(found[1], rel=1e-6)
 
 
+def test_two_metrics_do_not_count_the_passes_of_each_other(shapes: Path, tmp_path: Path) -> None:
+    cfg = folder_config(shapes, tmp_path, [dict(type='LoadImageFromFile')])
+    cfg.test_dataloader.batch_size = 3
+    metric = dict(type='mmdiverse.RedundancyMetric', measures=['token_cosine_absolute'])
+    cfg.test_evaluator = [metric, dict(metric, prefix='second')]
+    cfg.randomness = dict(seed=0)
+    found = Runner.from_cfg(cfg).test()
+    assert found['redundancy/token_cosine_absolute'] == found['second/token_cosine_absolute']
+
+
 def test_under_test_time_augmentation_it_is_the_mean_over_the_views(shapes: Path, tmp_path: Path
                                                                     ) -> None:
     load = [dict(type='LoadImageFromFile'), dict(type='Resize', scale=(32, 32))]

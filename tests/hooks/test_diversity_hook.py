@@ -530,6 +530,23 @@ def test_two_hooks_train_like_one_with_the_terms_of_both(tmp_path: Path) -> None
     assert not has_hooks(apart.model)
 
 
+def test_a_hook_that_another_drives_works_alone(tmp_path: Path) -> None:
+    class Driver(Hook):
+        def __init__(self) -> None:
+            self.driven = DiversityHook(terms=[TERM])
+
+        def before_train(self, runner: Runner) -> None:
+            self.driven.before_train(runner)
+
+        def after_train(self, runner: Runner) -> None:
+            self.driven.after_train(runner)
+
+    runner = Runner.from_cfg(digits_config('deit-nano_digits', tmp_path, batches=1))
+    runner.register_hook(Driver())
+    runner.train()
+    assert 'train/loss_patch_cosine' in runner.message_hub.log_scalars
+
+
 def test_terms_of_two_hooks_need_names_of_their_own(tmp_path: Path) -> None:
     cfg = two_hooks(tmp_path)
     cfg.custom_hooks[1].terms = [dict(TERM, layers=0)]
