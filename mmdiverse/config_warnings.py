@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from functools import cache, cached_property
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from mmengine.config import Config
@@ -31,8 +32,13 @@ def config_warnings(cfg: Config, name: str | Path | None = None) -> list[str]:
     warnings, hooks = [], _hooks(cfg)
     kinds = {type_name(hook) for hook in hooks}
     path = _path_of(name or cfg.filename or '', '')
-    file = _File(path) if os.path.isfile(path) else None
-    expected = file.expected_hooks() if file is not None and hooks else {}
+    try:
+        file = _File(path) if os.path.isfile(path) else None
+        expected = file.expected_hooks() if file is not None and hooks else {}
+    except Exception as error:  # of whatever kind: MMEngine has read the config, and it may run
+        file, expected = None, {}
+        warnings.append(f'the bases of {path} cannot be read once more, so that hooks which it '
+                        f'drops are not looked for ({type(error).__name__}: {error})')
     warnings += [f'`custom_hooks` replaces that of {origin}, and drops its {kind}; to keep it, '
                  'repeat it: `custom_hooks = [*_base_.custom_hooks, ...]`'
                  for kind, origin in expected.items() if kind not in kinds]
@@ -119,7 +125,12 @@ def _plain(value: Any) -> Any:
 def _bases(path: str) -> list[str]:
     """The files that a config file inherits."""
     if not Config._is_lazy_import(path):
-        return [_path_of(base, path) for base in Config._get_base_files(path)]
+        with TemporaryDirectory() as folder:
+            # As MMEngine does before it looks for them: `_base_` may hold variables.
+            copy = os.path.join(folder, f'config{Path(path).suffix}')
+            Config._substitute_predefined_vars(path, copy)
+            Config._substitute_env_variables(copy, copy)
+            return [_path_of(base, path) for base in Config._get_base_files(copy)]
     modules = Config._get_base_modules(ast.parse(Path(path).read_text(encoding='utf-8')).body)
     files = []
     for module in modules:

@@ -271,7 +271,8 @@ def check_terms(cfg: Config, fragment: str | None = None) -> None:
 def _backbone_alone(cfg: Config) -> nn.Module | None:
     """A model of the backbone and nothing else; None where that cannot be had."""
     config = (cfg.get('model') or {}).get('backbone')
-    if not isinstance(config, dict) or config.get('pretrained'):
+    if not isinstance(config, dict) or config.get('pretrained') or \
+            type_name(config) == 'LoRAModel':  # which loads weights as it is built
         return None
     try:
         with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmpretrain')):

@@ -19,6 +19,8 @@ from .evaluation.model_loading import choose_weights, read_checkpoint, split_sch
 PREFIX, TIMM_PREFIX = 'backbone.', 'backbone.timm_model.'
 #: Types of an `init_cfg` that loads a checkpoint.
 PRETRAINED = ('Pretrained', 'PretrainedInit')
+#: Parameters that LoRAModel adds.
+ADAPTER = re.compile(r'\.lora_(down|up)\.')
 #: Keys that name the checkpoint of a whole model.
 WHOLE = ('load_from', 'model.pretrained', 'model.init_cfg')
 #: What becomes of a weight. Those of the last three keep a checkpoint from being used.
@@ -140,21 +142,41 @@ def check_pretrained(source: Pretrained) -> tuple[bool, str]:
         if not isinstance(content, Mapping):
             raise ValueError(f'{source.checkpoint} is no checkpoint: expected a dict of tensors, '
                              f'but got a {type(content).__name__}')
-        fits = fit_weights(source.module, _state_as_loaded(content, source.prefix))
+        state = _state_as_loaded(content, source.prefix)
+        fits = fit_weights(source.module, _behind_adapters(state, source.module))
     except (OSError, ValueError) as error:
         raise type(error)(f'`{source.key}`: {error}') from error
-    parameters = {name for name, _ in source.module.named_parameters()}
+    # Adapters begin anew.
+    parameters = {name for name, _ in source.module.named_parameters()
+                  if not ADAPTER.search(name)}
     filled = [fit for fit in fits if fit.name in parameters and fit.status in ('loaded', 'resized')]
     kind, prefix = type(source.module).__name__, source.prefix
     text = (f'{len(filled)} of the {len(parameters)} parameters of {kind} are in '
             f'{source.checkpoint}' + (f' below {prefix!r}' if prefix else ''))
-    others = [fit for fit in fits if fit.status in FAILURES]
+    others = [fit for fit in fits if fit.status in FAILURES and not ADAPTER.search(fit.name)]
+    if len(filled) < len(parameters) / 2 and source.key != 'load_from' and \
+            _loads_by_itself(source.module):
+        return False, (f'`{source.key}`: {kind} reads {source.checkpoint} by rules of its own, '
+                       'which are not checked')
     if len(filled) < len(parameters) / 2:
         raise ValueError(f'`{source.key}`: {text}{_name_weights(others)}, so MMEngine would train '
                          f'from random weights: {_advise(source, content)}')
     resized = sum(fit.status == 'resized' for fit in filled)
     text += f', {resized} of them resized' * bool(resized) + _name_weights(others)
     return len(filled) == len(parameters), f'`{source.key}`: {text}'
+
+
+def _loads_by_itself(module: nn.Module) -> bool:
+    """Whether a module may translate a checkpoint, as backbones of MMDetection do."""
+    owner = next((kind for kind in type(module).__mro__ if 'init_weights' in vars(kind)), nn.Module)
+    return not owner.__module__.startswith(
+        ('torch.', 'mmengine.', 'mmpretrain.', 'mmdiverse.'))
+
+
+def _behind_adapters(state: dict[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
+    """Weights by the names that they have in a module whose layers LoRAModel has wrapped."""
+    moved = {name.replace('.original_layer.', '.'): name for name in module.state_dict()}
+    return {moved.get(key, key): value for key, value in state.items()}
 
 
 def _state_as_loaded(content: Mapping[str, Any], prefix: str | None) -> dict[str, Tensor]:
@@ -334,7 +356,8 @@ def check_average_fits(cfg: Config) -> None:
         ValueError: If it holds an average with another number of classes than the config.
     """
     path = str(cfg.get('load_from') or '')
-    averages = any(type_name(hook) == 'EMAHook' for hook in cfg.get('custom_hooks') or [])
+    averages = any(_is_hosts_average(hook, cfg.get('default_scope'))
+                   for hook in cfg.get('custom_hooks') or [])
     if not path or not averages or cfg.get('resume') or '://' in path or split_scheme(path)[0]:
         return
     content = read_checkpoint(path)
@@ -349,6 +372,16 @@ def check_average_fits(cfg: Config) -> None:
                 f'`model.head.num_classes` is {wanted}, and EMAHook loads an average only as a '
                 f"whole: set `load_from='ema:{path}'`, which starts from the average without its "
                 'head')
+
+
+def _is_hosts_average(hook: Any, scope: str | None) -> bool:
+    """Whether it is MMPretrain's EMAHook; MMEngine's own loads an average only to resume."""
+    if not isinstance(hook, Mapping) or type_name(hook) != 'EMAHook':
+        return False
+    kind = hook['type']
+    if not isinstance(kind, str):
+        return kind.__module__.startswith('mmpretrain.')
+    return kind.startswith('mmpretrain.') or '.' not in kind and scope in (None, 'mmpretrain')
 
 
 def check_feature_maps(backbone: nn.Module) -> None:

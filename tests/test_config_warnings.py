@@ -52,6 +52,13 @@ def test_terms_of_a_base_that_are_dropped_are_told_of(text: str, tmp_path: Path)
         'it: `custom_hooks = [*_base_.custom_hooks, ...]`')
 
 
+@pytest.mark.parametrize('base', ['{{ fileDirname }}/config_0.py', '{{$FIRST:config_0.py}}'])
+def test_bases_may_be_named_by_variables(base: str, tmp_path: Path) -> None:
+    warning, = warnings_of(tmp_path, f'custom_hooks = [{DIVERSITY}]',
+                           f"_base_ = ['{base}']\ncustom_hooks = [{EMA}]")
+    assert 'config_0.py, and drops its mmdiverse.DiversityHook' in warning
+
+
 def test_every_hook_of_every_base_is_told_of(tmp_path: Path) -> None:
     found = warnings_of(
         tmp_path,

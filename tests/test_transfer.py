@@ -183,6 +183,33 @@ def classifier(path: str) -> Pretrained:
     return source
 
 
+def test_adapters_are_put_in_behind_the_checkpoint(tmp_path: Path) -> None:
+    path = save(tmp_path / 'a.pth', VIT)
+    model = MODELS.build(dict(
+        type='mmpretrain.LoRAModel', rank=2, alpha=1,
+        targets=[dict(type='qkv'), dict(type='.*proj')],
+        module=dict(VIT, init_cfg=dict(type='Pretrained', checkpoint=path, prefix='backbone'))))
+    source, = find_pretrained(model)
+    whole, text = check_pretrained(source)
+    assert whole and 'missing' not in text and 'unexpected' not in text
+
+
+def test_what_translates_a_checkpoint_itself_is_not_judged(tmp_path: Path) -> None:
+    class Translating(VisionTransformer):
+        def init_weights(self) -> None:
+            """As backbones of MMDetection do."""
+
+    path = save(tmp_path / 'a.pth', VIT, prefix='other.')
+    options = {key: value for key, value in VIT.items() if key != 'type'}
+    init = dict(type='Pretrained', checkpoint=path)
+    source, = find_pretrained(Translating(**options, init_cfg=init))
+    whole, text = check_pretrained(source)
+    assert not whole and 'Translating reads' in text and 'rules of its own' in text
+    source, = find_pretrained(VisionTransformer(**options, init_cfg=init))
+    with pytest.raises(ValueError, match='would train from random weights'):
+        check_pretrained(source)
+
+
 def test_a_head_of_other_classes_is_said_and_no_failure(tmp_path: Path) -> None:
     path = str(tmp_path / 'a.pth')
     cfg = classifier(path)
@@ -433,6 +460,10 @@ def test_an_average_for_other_classes_is_refused_with_what_to_set(tmp_path: Path
     with pytest.raises(ValueError, match=r'for 10 classes, but `model\.head\.num_classes` is 12.*'
                        f"set `load_from='ema:{path}'`"):
         check_average_fits(fine_tuned(tmp_path, classes=12, load_from=path))
+
+    hosts_own = fine_tuned(tmp_path, classes=12, load_from=path)
+    hosts_own.custom_hooks[0].type = 'mmengine.EMAHook'
+    check_average_fits(hosts_own)
 
     cfg = fine_tuned(tmp_path / 'second', classes=12, load_from=f'ema:{path}')
     check_average_fits(cfg)
