@@ -22,6 +22,8 @@ from ..version import __version__
 Result = dict[str, Any]
 #: Between two lines of progress in a file, at most.
 SECONDS_TO_LINE = 30.
+#: Parts of the work that have a line of their own at its beginning.
+FIRST_LINES = 6
 
 
 def time_call(function: Callable[[], Any], device: torch.device) -> float:
@@ -169,8 +171,9 @@ class ResultsFile:
 class ProgressLine:
     """A line on stderr that says what is being measured and how long all of it may take yet.
 
-    On a terminal the line is written over. In a file or a pipe it would never end: there, a new
-    line comes with every tenth of the work, and at least every half minute.
+    On a terminal the line is written over. In a file or a pipe it would never end: there, the first
+    parts of the work have a line each, so that one sees it begin; then a new line comes with every
+    tenth of the work, and at least every half minute.
 
     Args:
         total (float): Work in all, in any unit.
@@ -182,6 +185,7 @@ class ProgressLine:
         self._done = self._seconds = 0.
         self._last = 0.
         self._tenths = 0
+        self._shown: list[str] = []
         self._line_at = -math.inf
 
     def start(self, label: str) -> None:
@@ -220,8 +224,10 @@ class ProgressLine:
         # Sums of shares of the work may miss a tenth by a rounding error.
         tenths = int(10 * share + 1e-9)
         now = time.perf_counter()
-        if tenths > self._tenths or now - self._line_at >= SECONDS_TO_LINE:
+        is_first = len(self._shown) < FIRST_LINES and self._label not in self._shown[-1:]
+        if is_first or tenths > self._tenths or now - self._line_at >= SECONDS_TO_LINE:
             self._tenths, self._line_at = tenths, now
+            self._shown.append(self._label)
             print(f'{self._label}, {100 * share:.0f} %{left}', file=sys.stderr, flush=True)
 
     @staticmethod

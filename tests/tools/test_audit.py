@@ -53,6 +53,7 @@ def test_ctrl_c_still_writes_a_report(tmp_path: Path) -> None:
         start_new_session=True)
     seen = ''
     while ': 3/360 images' not in seen:
+        assert process.poll() is None, seen
         seen += process.stderr.read(1)
     os.killpg(process.pid, signal.SIGINT)  # to the worker too, as a terminal does
     out, err = process.communicate(timeout=120)
