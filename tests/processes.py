@@ -53,14 +53,16 @@ def run_script(words: list[str], folder: Path, hidden: Path, **environment: str
     multiprocessing.set_forkserver_preload(IMPORTED)
     with NamedTemporaryFile('r', errors='replace') as printed:
         process = context.Process(target=_run_script, args=(
-            words, folder, hidden, {**os.environ, **environment}, printed.name))
+            words, folder, hidden, {**os.environ, **environment}, printed.name,
+            multiprocessing.get_start_method()))
         process.start()
         process.join()
         return process.exitcode, printed.read()
 
 
 def _run_script(words: list[str], folder: Path, hidden: Path, environment: dict[str, str],
-                printed: str) -> None:
+                printed: str, start_method: str) -> None:
+    multiprocessing.set_start_method(start_method, force=True)  # for processes of the script
     with open(printed, 'w') as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)

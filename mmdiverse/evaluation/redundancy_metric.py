@@ -9,7 +9,7 @@ from torch import nn
 
 from ..measures import find_measures
 from ..registry import METRICS
-from ..taps.base import Weights, inner_module
+from ..taps.base import Weights, inner_model
 from .redundancy import RedundancyMeter, name_summaries, split_batch
 
 
@@ -100,7 +100,7 @@ class RedundancyMetric(BaseMetric):
         """
         whole = model.module if is_model_wrapper(model) else model
         views = _split_views(data_batch) if isinstance(whole, BaseTTAModel) else [data_batch]
-        model = inner_module(whole)
+        model = inner_model(whole)
         parts = split_batch(*views) if all(isinstance(view, dict) for view in views) else [views]
         if len(parts) == 1:
             self.meter.start(views=len(views))

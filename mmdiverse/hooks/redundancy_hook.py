@@ -11,7 +11,7 @@ from ..evaluation.redundancy import RedundancyMeter, name_summaries, split_batch
 from ..evaluation.redundancy_metric import RedundancyMetric
 from ..measures import find_measures
 from ..registry import HOOKS
-from ..taps.base import Weights, find_backbone, inner_module
+from ..taps.base import Weights, find_backbone, inner_model
 
 
 @HOOKS.register_module()
@@ -146,7 +146,7 @@ def _find_backbone(runner: Runner) -> nn.Module:
     backbone = find_backbone(runner.model)
     if backbone is None:
         raise ValueError(f'RedundancyHook needs a model with a `backbone`, but '
-                         f'{type(inner_module(runner.model)).__name__} has none')
+                         f'{type(inner_model(runner.model)).__name__} has none')
     return backbone
 
 

@@ -108,14 +108,12 @@ def split_heads(qkv: Tensor, num_heads: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def inner_module(module: nn.Module) -> nn.Module:
-    """The module inside those that are put around it.
+    """The module inside those that FSDP, activation checkpointing or LoRA put around it.
 
-    FSDP, activation checkpointing and LoRA hand attributes and sub-modules through, so only the
-    class has to be asked of the inner one. Distributed training and test-time augmentation put
-    modules around whole models.
+    They hand attributes and sub-modules through, so only the class has to be asked of the inner
+    one.
     """
-    while is_model_wrapper(module) or isinstance(
-            module, (FullyShardedDataParallel, CheckpointWrapper, LoRAModel, BaseTTAModel)):
+    while isinstance(module, (FullyShardedDataParallel, CheckpointWrapper, LoRAModel)):
         module = module._checkpoint_wrapped_module if isinstance(module, CheckpointWrapper) \
             else module.module
     return module
@@ -760,13 +758,20 @@ def _layer_meant_by(word: Any, on: str) -> str:
         f'; did you mean {meant[closest]!r}?'
 
 
+def inner_model(model: nn.Module) -> nn.Module:
+    """The model inside those that distributed training or test-time augmentation put around it."""
+    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+        model = model.module
+    return model
+
+
 def find_backbone(model: nn.Module) -> nn.Module | None:
     """What taps read of a model: its ``backbone``, or the model that it holds, if it has one.
 
     Args:
-        model (nn.Module): A model, or what :func:`inner_module` looks into.
+        model (nn.Module): A model, or what :func:`inner_model` looks into.
     """
-    model = inner_module(model)
+    model = inner_model(model)
     if isinstance(model, WHOLE_MODELS):
         return model.model
     return getattr(model, 'backbone', None)
