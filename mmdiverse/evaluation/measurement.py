@@ -185,7 +185,8 @@ class ProgressLine:
         self._done = self._seconds = 0.
         self._last = 0.
         self._tenths = 0
-        self._shown: list[str] = []
+        self._lines = 0
+        self._shown = ''
         self._line_at = -math.inf
 
     def start(self, label: str) -> None:
@@ -224,10 +225,11 @@ class ProgressLine:
         # Sums of shares of the work may miss a tenth by a rounding error.
         tenths = int(10 * share + 1e-9)
         now = time.perf_counter()
-        is_first = len(self._shown) < FIRST_LINES and self._label not in self._shown[-1:]
+        is_first = self._lines < FIRST_LINES and self._label != self._shown
         if is_first or tenths > self._tenths or now - self._line_at >= SECONDS_TO_LINE:
             self._tenths, self._line_at = tenths, now
-            self._shown.append(self._label)
+            self._lines += 1
+            self._shown = self._label
             print(f'{self._label}, {100 * share:.0f} %{left}', file=sys.stderr, flush=True)
 
     @staticmethod
