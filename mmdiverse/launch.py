@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from importlib.util import find_spec
+from inspect import signature
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any, NamedTuple
@@ -41,7 +42,8 @@ from mmdiverse.config_warnings import config_warnings
 from mmdiverse.datasets.folders import check_folders
 from mmdiverse.datasets.imagenet import check_imagenet
 from mmdiverse.learning_rate import scaled_learning_rate
-from mmdiverse.spelling import counted
+from mmdiverse.registry import HOOKS, SCOPE
+from mmdiverse.spelling import counted, did_you_mean
 from mmdiverse.toolboxes import check_toolboxes
 
 RATE = 'optim_wrapper.optimizer.lr'
@@ -101,9 +103,10 @@ def run(script: str) -> None:
 
     Raises:
         SystemExit: Config or fragment do not exist, the config is one of MMDetection or
-            MMSegmentation and these cannot work, the work dir cannot be written, there are more
-            processes than GPUs, or ImageNet is not where the config says. The message says what to
-            change; of the processes of a machine, the first gives it.
+            MMSegmentation and these cannot work, a hook of mmdiverse is misspelt, the work dir
+            cannot be written, there are more processes than GPUs, or ImageNet is not where the
+            config says. The message says what to change; of the processes of a machine, the first
+            gives it.
     """
     own, host_argv = _own_parser(script).parse_known_args()
     path = host_script(script)
@@ -155,7 +158,8 @@ def _prepare(own: Namespace, path: Path, args: Namespace, processes: Processes
     final = _load_host(path)['merge_args'](deepcopy(cfg), args)
     try:
         check_hooks(final)
-    except ValueError as error:
+        check_own_hooks(final)
+    except (KeyError, TypeError, ValueError) as error:
         raise SystemExit(_one_line(error)) from None
     trains = path.name == 'train.py'
     if trains:
@@ -239,6 +243,54 @@ def check_gpus(launcher: str, processes: Processes, task: str) -> None:
         f'start one for each: {COMMANDS[launcher].format(task=task, files=FILES[task], gpus=gpus)}')
 
 
+def check_own_hooks(cfg: Config) -> None:
+    """Checks that hooks of mmdiverse are spelt right, and so are their options.
+
+    MMEngine would say so at the end of a traceback, once model and data are built.
+
+    Args:
+        cfg: The run's config.
+
+    Raises:
+        KeyError: If there is no such hook of mmdiverse, or it lacks the prefix.
+        TypeError: If it has no such option.
+    """
+    for index, hook in enumerate(cfg.get('custom_hooks') or ()):
+        name = hook.get('type') if isinstance(hook, Mapping) else None
+        if not isinstance(name, str):
+            continue
+        place = f'`custom_hooks[{index}]`'
+        scope, _, bare = name.rpartition('.')
+        scope = scope or hook.get('_scope_', '')
+        if scope == SCOPE:
+            check_options(HOOKS.get(bare), hook, place)
+        elif not scope and HOOKS.counterpart.get(bare) is None:
+            meant = HOOKS.name_meant_by(bare)
+            if meant is not None and meant.startswith(f'{SCOPE}.'):
+                raise KeyError(f'{place}: there is no hook {bare!r}; write type={meant!r}')
+
+
+def check_options(hook: type, config: Mapping[str, Any], place: str) -> None:
+    """Checks that a hook has the options that a config gives it.
+
+    Args:
+        hook: The class; one of another package is not looked at.
+        config: Its config.
+        place: Where that stands, for the message.
+
+    Raises:
+        TypeError: If it has no such option.
+    """
+    if not hook.__module__.startswith(f'{SCOPE}.'):
+        return
+    known = list(signature(hook).parameters)
+    for key in config:
+        # What MMEngine takes out before it builds; the scope is its mark of a base in a package.
+        if key not in (*known, 'type', 'priority', '_scope_'):
+            raise TypeError(f'{place}: {hook.__name__} has no option `{key}`'
+                            f'{did_you_mean(key, known) or f"; it has {known}"}')
+
+
 def check_terms(cfg: Config, fragment: str | None = None) -> None:
     """Checks that diversity terms fit the backbone, which is built once more for it.
 
@@ -254,7 +306,6 @@ def check_terms(cfg: Config, fragment: str | None = None) -> None:
     from mmdiverse.hooks import DiversityHook  # late: it imports all models, which takes seconds
 
     try:
-        # What MMEngine takes out before it builds; the scope is its mark of a base in a package.
         hooks = [DiversityHook(**{key: value for key, value in config.items()
                                   if key not in ('type', 'priority', '_scope_')})
                  for config in diversity_hooks(cfg)]
@@ -517,4 +568,6 @@ def _add_cfg_options(argv: list[str], options: list[str]) -> list[str]:
 
 
 def _one_line(error: BaseException) -> str:
-    return ' '.join(str(error).split())
+    # That of a KeyError is put in quotes, as a key is.
+    text = error.args[0] if isinstance(error, KeyError) and error.args else error
+    return ' '.join(str(text).split())

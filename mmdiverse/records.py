@@ -75,6 +75,7 @@ class Record:
         level (str): ``'patch'``, ``'attention'`` or ``'weight'``.
         prefers_gram (bool): Whether a function of all inner products costs no more than one of
             the mean direction, because the vectors are few and would have to be made.
+        stores_vectors (bool): Whether the vectors are at hand, and need not be made.
         persistent (bool): Whether the vectors are still there in the next step, a little changed.
         items (slice): Which items of the term's batch these are: all, unless the processes of a
             distributed run share them out.
@@ -82,6 +83,7 @@ class Record:
 
     level: str
     prefers_gram = False
+    stores_vectors = True
     persistent = False
     items = slice(None)
 
@@ -161,6 +163,15 @@ class Record:
     def double(self) -> 'Record':
         """The same vectors in float64."""
         return self._map(Tensor.double)
+
+    def precise(self) -> 'Record':
+        """The same vectors in float64 where they are few and at hand; otherwise as they are.
+
+        Few and long vectors, as of heads, are often nearly orthogonal: their eigenvalues differ in
+        digits that float32 has not.
+        """
+        few = self.level == 'attention'
+        return self.double() if few and self.stores_vectors else self
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> 'Record':
         """The same record with a function of its tensors."""
@@ -446,6 +457,10 @@ class AttentionRecord(Record):
         if (maps is None) == (q is None or k is None or scale is None):
             raise ValueError('AttentionRecord takes either `maps` or all of `q`, `k` and `scale`')
         self._maps, self._q, self._k, self._scale = maps, q, k, scale
+
+    @property
+    def stores_vectors(self) -> bool:
+        return self._maps is not None
 
     def tensors(self) -> list[Tensor]:
         return [self._q, self._k] if self._maps is None else [self._maps]

@@ -271,6 +271,35 @@ def test_hooks_that_are_no_list_are_refused_before_the_run(
         call(monkeypatch, 'train.py', path, '--work-dir', tmp_path / 'out')
 
 
+@pytest.mark.parametrize(('text', 'message'), [
+    ("type='DiversityHook', terms=[]",
+     "`custom_hooks[0]`: there is no hook 'DiversityHook'; write type='mmdiverse.DiversityHook'"),
+    ("type='DiversityHok', terms=[]",
+     "`custom_hooks[0]`: there is no hook 'DiversityHok'; write type='mmdiverse.DiversityHook'"),
+    ("type='mmdiverse.DiversityHok', terms=[]",
+     "mmdiverse has no hook 'DiversityHok'; did you mean 'mmdiverse.DiversityHook'?"),
+    ("type='mmdiverse.DiversityHook', term=[]",
+     "`custom_hooks[0]`: DiversityHook has no option `term`; did you mean 'terms'?"),
+    ("type='mmdiverse.DiversityHook', terms=[], zzz=1",
+     "`custom_hooks[0]`: DiversityHook has no option `zzz`; it has ['terms', "),
+])
+def test_misspelt_hooks_of_mmdiverse_are_one_line_before_the_run(
+        text, message, config, tmp_path, monkeypatch, host_argv):
+    path = child(config, f'custom_hooks = [dict({text})]')
+    with pytest.raises(SystemExit) as stopped:
+        call(monkeypatch, 'train.py', path, '--work-dir', tmp_path / 'out')
+    assert stopped.value.code.startswith(message) and '\n' not in stopped.value.code
+    assert host_argv == []
+
+
+@pytest.mark.parametrize('text', ["type='EMAHook'", "type='mmpretrain.EMAHook', anything=1",
+                                  "type='SomebodysHook', term=1", 'type=EMAHook'])
+def test_hooks_of_others_are_left_to_mmengine(text, config, tmp_path, monkeypatch, host_argv):
+    path = child(config, f'from mmengine.hooks import EMAHook\ncustom_hooks = [dict({text})]')
+    call(monkeypatch, 'train.py', path, '--work-dir', tmp_path / 'out')
+    assert host_argv
+
+
 def test_what_mixing_cannot_keep_is_named_in_one_line(config, tmp_path, monkeypatch, host_argv):
     path = child(config, 'model = dict(head=dict(loss=dict(class_weight=[1., 20.])))')
     with pytest.raises(SystemExit) as stopped:

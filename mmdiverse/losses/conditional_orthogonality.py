@@ -246,10 +246,10 @@ class ConditionalOrthogonalityLoss(DiversityLoss):
 
     def _official(self, record: Record) -> Tensor:
         starts = self.draw_starts(record)
-        if record.prefers_gram:
-            return record.map_gram(
+        if record.level == 'attention':
+            return record.precise().map_gram(
                 lambda gram, start: power_step_of_gram(gram, start, self.eps),
-                starts.transpose(0, 1), normalize=self.normalize)
+                starts.transpose(0, 1), normalize=self.normalize).to(record.dtype)
         parts = [record.unit_vectors()] if self.normalize else record.parts()
         return power_step_eigenvalue_spread(parts, starts, self.eps)
 

@@ -36,7 +36,8 @@ def contrastive(first: Record, second: Record, normalize: bool = True) -> Tensor
         others = (total - own) / (own.size(-1) - 1)
         return F.softplus(others - own).mean(-1)
 
-    if first.prefers_gram:
+    # Un-normalised, products of all vectors are added and taken away again: better without.
+    if first.prefers_gram and (normalize or not first.stores_vectors):
         return first.map_cross_gram(second, lambda products: contrast(
             torch.diagonal(products, dim1=-2, dim2=-1), products.sum(-1)), normalize)
     a, b = first.vectors(), second.vectors()

@@ -4,7 +4,7 @@ from torch import Tensor
 
 from ..records import Record, check_records
 from ..registry import LOSSES
-from .base import DiversityLoss, check_choice
+from .base import DiversityLoss, check_choice, off_diagonal
 
 FORMS = ('signed', 'absolute', 'squared')
 
@@ -44,22 +44,21 @@ def mean_cosine(record: Record, form: str = 'squared', diagonal: bool = False) -
     num, dim = record.shape[1:]
     if record.prefers_gram or form == 'absolute' or (form == 'squared' and num <= dim):
         def of_gram(cosines: Tensor) -> Tensor:
-            total = _sum(cosines, form, (-2, -1))
             if diagonal:
-                return total / num**2
-            # Taken off afterwards: to leave the diagonal out would be a copy.
-            own = _sum(cosines.diagonal(dim1=-2, dim2=-1), form, -1)
-            return (total - own) / (num * (num - 1))
+                return _sum(cosines, form, (-2, -1)) / num**2
+            # Not taken off afterwards: next to the ones of the diagonal, digits get lost.
+            return _sum(off_diagonal(cosines), form, -1) / (num * (num - 1))
         return record.map_gram(of_gram)
     if form == 'signed':
-        total = num**2 * record.mean_direction().square().sum(-1)
+        # Of directions that cancel little is left below the diagonal.
+        total = num**2 * record.mean_direction().double().square().sum(-1)
     else:
         total = record.map_gram(lambda gram: _sum(gram, form, (-2, -1)), smaller=True)
     if diagonal:
-        return total / num**2
+        return (total / num**2).to(record.dtype)
     # A zero vector has a zero, not a unit, direction, so the diagonal does not add up to M.
     own = (record.inverse_norms() > 0).sum((-2, -1))
-    return (total - own) / (num * (num - 1))
+    return ((total - own) / (num * (num - 1))).to(record.dtype)
 
 
 def mean_cross_cosine(first: Record, second: Record, form: str = 'squared') -> Tensor:

@@ -115,8 +115,8 @@ class ExtremeEigenvalues:
             Tensor: ``(B,)``.
         """
         if self.method == 'exact' or record.prefers_gram:
-            return record.map_gram(lambda gram: function(exact_extremes(gram)),
-                                   normalize=normalize, smaller=True)
+            return record.precise().map_gram(lambda gram: function(exact_extremes(gram)),
+                                             normalize=normalize, smaller=True).to(record.dtype)
         parts = [record.unit_vectors()] if normalize else record.parts()
         parts = [x.mT if x.size(2) < x.size(1) else x for x in parts]
         ends = power_iteration(parts, *self._starts(record, parts[0], generator))

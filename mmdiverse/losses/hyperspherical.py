@@ -1,7 +1,7 @@
 """Uniformity on the hypersphere: energy, separation and Gram determinant of directions.
 
 All are of distances, ``2 - 2 cos``, which float32 leaves nothing of but rounding where directions
-are nearly equal; so they are found in float64, but for the official form of separation.
+are nearly equal; so they are found in float64.
 """
 import math
 from collections.abc import Callable
@@ -133,7 +133,7 @@ def separation(squares: Tensor, temperature: float = 0.) -> Tensor:
     return -temperature * log_mean
 
 
-def authors_separation(squares: Tensor) -> Tensor:
+def authors_separation(squares: Tensor, zero: float = 0.) -> Tensor:
     """Smallest squared distance as Chen et al. compute it.
 
     Pairs at a distance of exactly 0 are left out, and all pairs that share the smallest distance
@@ -141,6 +141,7 @@ def authors_separation(squares: Tensor) -> Tensor:
 
     Args:
         squares (Tensor): Squared distances, ``(B, M, M)``.
+        zero (float): Up to which distance, either way, a pair is left out.
 
     Returns:
         Tensor: ``(B,)``; 0 where no distance is above 0.
@@ -148,7 +149,7 @@ def authors_separation(squares: Tensor) -> Tensor:
     num = squares.size(-1)
     row, column = torch.tril_indices(num, num, -1, device=squares.device)
     pairs = squares[:, row, column]
-    smallest = pairs.masked_fill(pairs == 0, math.inf).amin(-1, keepdim=True)
+    smallest = pairs.masked_fill(pairs.abs() <= zero, math.inf).amin(-1, keepdim=True)
     return (pairs * (pairs == smallest)).sum(-1)
 
 
@@ -189,9 +190,10 @@ class HypersphericalSeparationLoss(DiversityLoss):
 
     def forward(self, record: Record) -> Tensor:
         if self.official:
-            # To the letter, in the precision of the vectors: it says which distances are 0.
-            return -record.map_gram(
-                lambda gram: authors_separation(authors_squared_distances(gram)), normalize=False)
+            # Which distances are 0 is a matter of the vectors' precision: of differences from 2.
+            zero = torch.finfo(record.dtype).eps
+            return -_map_in_float64(record, lambda gram: authors_separation(
+                authors_squared_distances(gram), zero), normalize=False)
         return -_map_in_float64(
             record, lambda cosines: separation(squared_distances(cosines), self.temperature))
 

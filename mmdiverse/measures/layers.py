@@ -65,8 +65,10 @@ def unbiased_hsic(records: Sequence[Record]) -> Tensor:
         own = _inner_products(diagonals)
         product = product - own
     else:
-        grams = [record.centred_gram for record in records]
-        diagonals = [gram.diagonal(dim1=-2, dim2=-1).double() for gram in grams]
+        # One long token or channel makes nearly all of these too.
+        centred = [(record.vectors() - record.mean).double() for record in records]
+        grams = [x @ x.mT for x in centred]
+        diagonals = [gram.diagonal(dim1=-2, dim2=-1) for gram in grams]
         own = _inner_products(diagonals)
         product = _inner_products([off_diagonal(gram) for gram in grams])
     traces = torch.stack([diagonal.sum(-1) for diagonal in diagonals], dim=1)
