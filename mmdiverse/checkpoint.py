@@ -170,9 +170,13 @@ def weights_only() -> Iterator[None]:
     too. Who trusts a file allows what it names, by ``torch.serialization.add_safe_globals``.
 
     Environment and allowed globals belong to the process, so one thread at a time is in this
-    context. Both are afterwards what they were; OneDL's MMEngine removes globals when it is done.
+    context. Both are afterwards what they were; OneDL's MMEngine removes globals when it is done,
+    and so does timm. What mmdiverse allows is therefore allowed again first.
     """
+    from .compat import allow_checkpoint_globals  # late: it imports this module
+
     with _loading:
+        allow_checkpoint_globals()
         allowed = get_safe_globals()
         environment = {name: os.environ.pop(name, None) for name in (FORCE, FORBID)}
         os.environ[FORCE] = '1'

@@ -12,6 +12,7 @@ import sys
 import textwrap
 import threading
 import time
+from argparse import Namespace
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -323,6 +324,14 @@ class TestHostileFiles:
             guarded(load_from_elsewhere)(str(hostile(attack)))
         assert not marker.exists()
         assert set(torch.serialization.get_safe_globals()) == allowed
+
+    def test_what_another_library_took_off_the_list_is_allowed_again(self, tmp_path):
+        torch.save(dict(args=Namespace(model='deit'), state_dict={}), tmp_path / 'options.pth')
+        with torch.serialization.safe_globals([Namespace]):
+            pass  # as timm does, which takes off what was there before as well
+        assert Namespace not in torch.serialization.get_safe_globals()
+        content = CheckpointLoader.load_checkpoint(str(tmp_path / 'options.pth'))
+        assert content['args'] == Namespace(model='deit')
 
     @pytest.mark.parametrize('attack', ['os.system', 'getattr and torch'])
     def test_loading_into_a_model_refuses_them(self, attack, hostile, marker):
