@@ -188,8 +188,9 @@ class PatchMixingLoss(nn.Module):
 
     averaged over the batch; see :func:`patch_mixing_cross_entropy`. By default
     :math:`s = 1 / (1 + N)`: the image as a whole, from which predictions are made, counts as much
-    as one patch, as in the authors' code. In a short training it may lag behind its patches; a
-    larger share helps there (``docs/study.md``).
+    as one patch, as in the authors' code. It lags behind its patches then: in 40 epochs of a small
+    study, one seed, accuracy was 42.8 % with the default, 46.3 % with a share of 0.5 and 48.6 %
+    without this loss (``docs/study.md``).
 
     Source: Chen et al., CVPR 2022 (arXiv 2203.06345), mixing loss; the share is ours.
 
