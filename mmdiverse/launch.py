@@ -501,8 +501,8 @@ def _own_parser(script: str) -> ArgumentParser:
             help=f'diversify CONFIG: one of {", ".join(list_fragments())}, or the path of a file '
             'that defines `diversity`; the resulting config is kept in the work dir')
         parser.add_argument('--mixing', action='store_true',
-                            help='with --diversity: classify every patch as well, as the authors do; '
-                            'not recommended otherwise, see docs/study.md')
+                            help='with --diversity: classify every patch as well, as the authors '
+                            'do; not recommended otherwise, see docs/study.md')
     parser.epilog = ('CONFIG may also be mmpretrain::dir/file.py or mmdiverse::dir/file.py, a '
                      'config that the package ships.')
     return parser
