@@ -50,6 +50,9 @@ RATE = 'optim_wrapper.optimizer.lr'
 LOCAL = 'LocalVisBackend'
 #: Seconds for which other processes wait for the first to fail.
 GRACE = 30
+#: What MMEngine takes out of the config of a hook before it builds it; the scope is its mark of a
+#: base in a package.
+TAKEN_OUT = ('type', 'priority', '_scope_')
 #: How many keys a note names at most.
 NAMED = 4
 
@@ -285,8 +288,7 @@ def check_options(hook: type, config: Mapping[str, Any], place: str) -> None:
         return
     known = list(signature(hook).parameters)
     for key in config:
-        # What MMEngine takes out before it builds; the scope is its mark of a base in a package.
-        if key not in (*known, 'type', 'priority', '_scope_'):
+        if key not in (*known, *TAKEN_OUT):
             raise TypeError(f'{place}: {hook.__name__} has no option `{key}`'
                             f'{did_you_mean(key, known) or f"; it has {known}"}')
 
@@ -307,7 +309,7 @@ def check_terms(cfg: Config, fragment: str | None = None) -> None:
 
     try:
         hooks = [DiversityHook(**{key: value for key, value in config.items()
-                                  if key not in ('type', 'priority', '_scope_')})
+                                  if key not in TAKEN_OUT})
                  for config in diversity_hooks(cfg)]
         model = _backbone_alone(cfg) if hooks else None
         for hook in hooks if model is not None else ():

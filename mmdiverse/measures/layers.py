@@ -52,11 +52,12 @@ def unbiased_hsic(records: Sequence[Record]) -> Tensor:
     # The estimate does not change with the mean of the vectors. Without it, rows of a Gram matrix
     # sum to zero, so those of the matrix with a zero diagonal to minus the diagonal; and nothing
     # cancels where all vectors have much in common.
+    # In float64, because one long token or channel makes nearly all of what follows: float32 would
+    # leave rounding without it.
+    centred = [(record.vectors() - record.mean).double() for record in records]
     dims = [record.shape[2] for record in records]
     if sum(dims) <= num:
-        # <X X^T, Y Y^T> = ||X^T Y||^2, for all pairs in one product. It holds the diagonals, which
-        # one long token makes nearly all of it: float32 would leave rounding without them.
-        centred = [(record.vectors() - record.mean).double() for record in records]
+        # <X X^T, Y Y^T> = ||X^T Y||^2, for all pairs in one product. It holds the diagonals.
         diagonals = [x.square().sum(-1) for x in centred]
         joined = torch.cat(centred, dim=2)
         rows = (joined.mT @ joined).square().split(dims, dim=1)
@@ -65,8 +66,6 @@ def unbiased_hsic(records: Sequence[Record]) -> Tensor:
         own = _inner_products(diagonals)
         product = product - own
     else:
-        # One long token or channel makes nearly all of these too.
-        centred = [(record.vectors() - record.mean).double() for record in records]
         grams = [x @ x.mT for x in centred]
         diagonals = [gram.diagonal(dim1=-2, dim2=-1) for gram in grams]
         own = _inner_products(diagonals)
